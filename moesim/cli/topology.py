@@ -1,0 +1,47 @@
+"""moesim topology: the clusters moesim knows."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import Json, print_json, print_page, say
+
+app = typer.Typer(help="List and show cluster topologies.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Names of the topologies that ship with moesim."""
+    from moesim.report.formats.text import records_table
+    from moesim.topology import list_topologies
+
+    names = list_topologies()
+    if as_json:
+        print_json({"topologies": names})
+    else:
+        print_page(records_table([{"topology": name} for name in names]))
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a topology, or its YAML file.")],
+    nodes: Annotated[int | None, typer.Option(help="Number of nodes.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Also draw the cluster to this PNG.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Devices, links, bisection bandwidth, diameter and sources of a cluster."""
+    from moesim.report.formats.text import facts_table
+    from moesim.topology import describe_topology, load_topology
+
+    cluster = load_topology(name, **({} if nodes is None else {"nodes": nodes}))
+    if png is not None:
+        from moesim.report.plots.topology import draw_topology
+
+        draw_topology(cluster, png)
+        say(f"drawn to {png}")
+    answer = describe_topology(cluster)
+    if as_json:
+        print_json(answer)
+    else:
+        print_page(facts_table(answer, title=cluster.name))

@@ -1,0 +1,1 @@
+"""Collectives: which token copies travel where, as flows over links."""

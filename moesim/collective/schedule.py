@@ -1,0 +1,193 @@
+"""Collective: the flows of one dispatch or combine, ready for a fabric, and CollectiveBuilder, which makes them.
+
+Array letters: F flow, D rank (device), G group, W wait.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.calibration import KernelProfile, Operation
+from moesim.cluster import Cluster
+from moesim.collective.algorithms import algorithms
+from moesim.collective.leg import Leg, Legs
+from moesim.collective.link_table import LinkTable
+from moesim.network.flow import Flows, Paths
+from moesim.network.paths import path_policies
+from moesim.traffic import TrafficCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collective:
+    """Flows that start when their starter arrives, and whom their end releases.
+
+    A flow belongs to one group; rank r may go on `extra_s` after every group in
+    waits_groups[waits_offsets[r]:waits_offsets[r+1]] has ended.
+    """
+
+    flows: Flows
+    starter_F: NDArray[np.int32]
+    group_F: NDArray[np.int32]
+    num_ranks: int
+    waits_offsets: NDArray[np.int64]
+    waits_groups: NDArray[np.int32]
+    fixed_s: float
+    chunk_s: float
+
+    @property
+    def extra_s(self) -> float:
+        """Seconds on top of the flows: the kernel's fixed cost, and one chunk of the second pipelined leg."""
+        return self.fixed_s + self.chunk_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveBuilder:
+    """Turns counted traffic into collectives; one per run, holding what does not change between layers."""
+
+    cluster: Cluster
+    links: LinkTable
+    kernel: KernelProfile
+    algorithm: str
+    path_policy: str
+    group_size: int
+    bytes_per_copy: dict[Operation, int]
+
+    @property
+    def devices_per_node(self) -> int:
+        """Devices of one expert-parallel group that share a node."""
+        return min(self.cluster.devices_per_node, self.group_size)
+
+    def build(self, traffic_G: tuple[TrafficCounts, ...], operation: Operation) -> Collective:
+        """The collective of all expert-parallel groups; group g holds the devices from g x group_size on."""
+        num_ranks = self.cluster.num_devices
+        make_legs = algorithms.get(self.algorithm)
+        back = operation == "combine"
+        legs_G: list[Legs] = [make_legs(traffic, self.devices_per_node, back=back) for traffic in traffic_G]
+        first_D = [g * self.group_size for g in range(len(traffic_G))]
+        parts = [_join([legs.legs[i] for legs in legs_G], first_D) for i in range(len(legs_G[0].legs))]
+        flows = self._flows(parts, operation)
+        source_F = np.concatenate([part.source_F for part in parts]).astype(np.int32)
+        group_F = np.concatenate([part.target_F + i * num_ranks for i, part in enumerate(parts)])
+        waits_W = np.concatenate(
+            [legs.waits_W + np.array([first, 0, first]) for legs, first in zip(legs_G, first_D, strict=True)]
+        )
+        dense_group_F, offsets, groups = _waits(waits_W, group_F, num_ranks)
+        return Collective(
+            flows=flows,
+            starter_F=source_F,
+            group_F=dense_group_F,
+            num_ranks=num_ranks,
+            waits_offsets=offsets,
+            waits_groups=groups,
+            fixed_s=self.fixed_s(operation),
+            chunk_s=self._chunk_s(operation, len(parts)),
+        )
+
+    def fixed_s(self, operation: Operation) -> float:
+        """The kernel's fixed cost at this group's size, seconds."""
+        profile = self.kernel.dispatch if operation == "dispatch" else self.kernel.combine
+        return profile.fixed_s.read(self._count(profile.fixed_s.against))
+
+    def extrapolated(self) -> list[str]:
+        """One sentence per fixed cost that is read outside its published range."""
+        sentences = []
+        for operation, profile in (("dispatch", self.kernel.dispatch), ("combine", self.kernel.combine)):
+            curve = profile.fixed_s
+            count = self._count(curve.against)
+            if len(curve.at) > 1 and not curve.covers(count):
+                low, high = curve.valid_range
+                sentences.append(
+                    f"fixed cost of {operation} is extrapolated to {count} {curve.against} (published: {low:g} to {high:g})"
+                )
+        return sentences
+
+    def _count(self, against: str) -> int:
+        return self.group_size if against == "ranks" else max(self.group_size // self.cluster.devices_per_node, 1)
+
+    def _chunk_s(self, operation: Operation, num_legs: int) -> float:
+        """Time of one chunk on the slowest NIC: what the second leg lags behind when both legs overlap."""
+        if num_legs < 2 or self._count("nodes") < 2:
+            return 0.0
+        nic = [rate for rate, tier in zip(self.links.bandwidth, self.links.tiers, strict=True) if tier == "nic"]
+        return float(self.kernel.chunk_tokens.value * self.bytes_per_copy[operation] / min(nic))
+
+    def _flows(self, parts: list[Leg], operation: Operation) -> Flows:
+        paths_of = path_policies.get(self.path_policy)
+        source_F = np.concatenate([part.source_F for part in parts]).astype(np.int32)
+        target_F = np.concatenate([part.target_F for part in parts]).astype(np.int32)
+        paths = join_paths([self._leg_paths(part, operation, paths_of(self.cluster, part.source_F, part.target_F)) for part in parts])
+        return Flows(
+            source_F=source_F,
+            target_F=target_F,
+            bytes_F=np.concatenate([part.copies_F for part in parts]) * float(self.bytes_per_copy[operation]),
+            paths=paths,
+            latency_F=path_latency(paths, self.links.latency_s),
+            weight_F=np.concatenate([_equal_weights(part.source_F) for part in parts]),
+        )
+
+    def _leg_paths(self, leg: Leg, operation: Operation, paths: Paths) -> Paths:
+        out, into = self.links.engine_out[operation], self.links.engine_in[operation]
+        if not leg.engine or out is None or into is None:
+            return paths
+        return with_ends(paths, out + leg.source_F, into + leg.target_F)
+
+
+def _equal_weights(source_F: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weights that give every sender the same total in one leg, so that many flows do not starve one."""
+    if len(source_F) == 0:
+        return np.zeros(0)
+    result: NDArray[np.float64] = 1.0 / np.bincount(source_F)[source_F]
+    return result
+
+
+def _join(legs: list[Leg], first_D: list[int]) -> Leg:
+    pairs = list(zip(legs, first_D, strict=True))
+    return Leg(
+        source_F=np.concatenate([leg.source_F + first for leg, first in pairs]),
+        target_F=np.concatenate([leg.target_F + first for leg, first in pairs]),
+        copies_F=np.concatenate([leg.copies_F for leg in legs]),
+        engine=legs[0].engine,
+    )
+
+
+def _waits(
+    waits_W: NDArray[np.int64], group_F: NDArray[np.int64], num_ranks: int
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+    """Groups renumbered 0..G-1 in order, and rank -> groups as offsets and ids; groups without flows are dropped."""
+    present, dense_group_F = np.unique(group_F, return_inverse=True)
+    wanted_W = waits_W[:, 1] * num_ranks + waits_W[:, 2]
+    kept = np.isin(wanted_W, present)
+    pairs = np.unique(np.stack([waits_W[kept, 0], np.searchsorted(present, wanted_W[kept])], axis=1), axis=0)
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs[:, 0], minlength=num_ranks))]).astype(np.int64)
+    return dense_group_F.astype(np.int32), offsets, pairs[:, 1].astype(np.int32)
+
+
+def join_paths(parts: list[Paths]) -> Paths:
+    """The paths of several parts, one after the other."""
+    ends = np.cumsum([0] + [int(part.offsets[-1]) for part in parts])
+    offsets = [part.offsets[1:] + end for part, end in zip(parts, ends, strict=False)]
+    return Paths(
+        offsets=np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
+        links=np.concatenate([part.links for part in parts]).astype(np.int32),
+    )
+
+
+def with_ends(paths: Paths, first_F: NDArray[np.int64], last_F: NDArray[np.int64]) -> Paths:
+    """Every path with one link put before and one behind it."""
+    num_flows = len(first_F)
+    offsets = paths.offsets + 2 * np.arange(num_flows + 1, dtype=np.int64)
+    links = np.empty(int(offsets[-1]), dtype=np.int32)
+    inner = np.ones(len(links), dtype=bool)
+    inner[offsets[:-1]] = False
+    inner[offsets[1:] - 1] = False
+    links[offsets[:-1]], links[offsets[1:] - 1] = first_F, last_F
+    links[inner] = paths.links
+    return Paths(offsets=offsets, links=links)
+
+
+def path_latency(paths: Paths, latency_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum of the link latencies along each path, seconds."""
+    num_flows = len(paths.offsets) - 1
+    flow_of_link = np.repeat(np.arange(num_flows), np.diff(paths.offsets))
+    return np.bincount(flow_of_link, weights=latency_s[paths.links], minlength=num_flows)

@@ -1,0 +1,125 @@
+"""Compute time of one device, pure: expert MLPs, attention, dense layers, by roofline under a CalibrationProfile.
+
+Array letters: D device, P slot. All times in seconds, all sizes in bytes; every formula is in docs/MODEL.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.calibration import ComputeProfile
+from moesim.cluster import Device
+from moesim.errors import unknown_name
+from moesim.model import MoEModel, dtype_bytes
+
+Floats = NDArray[np.float64]
+# Arithmetic in each weight type runs at this type's rate; 4-bit weights are widened in registers before the product.
+_ARITHMETIC = {
+    "bf16": "bf16", "fp16": "bf16", "fp32": "bf16", "fp8": "fp8", "int8": "int8", "mxfp4": "bf16", "nvfp4": "bf16", "fp4": "bf16",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRates:
+    """What each device reaches, arrays [D]: FLOP/s by arithmetic type, bytes/s of memory; tile in tokens, launch in s."""
+
+    flops_per_s: Mapping[str, Floats]
+    memory_bytes_per_s: Floats
+    tile_tokens: int
+    launch_s: float
+
+    @classmethod
+    def of(cls, devices: tuple[Device, ...], profile: ComputeProfile, *, launches: bool = True) -> "DeviceRates":
+        """Rates of `devices` under `profile`; a device's speed scales all of them. `launches` False: a captured graph.
+
+        A device without units of a type computes it in bf16 (the weights are widened), as kernels do.
+        """
+        speed_D = np.array([device.speed for device in devices])
+        flops = {
+            dtype: np.array([d.accelerator.flops_per_s.get(dtype, d.accelerator.flops_per_s["bf16"]) for d in devices])
+            for dtype in sorted(set(_ARITHMETIC.values()))
+        }
+        memory = np.array([device.accelerator.memory_bytes_per_s for device in devices])
+        return cls(
+            flops_per_s={dtype: rate * speed_D * profile.flops_fraction.value for dtype, rate in flops.items()},
+            memory_bytes_per_s=memory * speed_D * profile.memory_fraction.value,
+            tile_tokens=max(int(profile.tile_tokens.value), 1),
+            launch_s=profile.launch_s.value if launches else 0.0,
+        )
+
+    def flops(self, weight_dtype: str) -> Floats:
+        """FLOP/s [D] of products with weights of that type; raises UnknownName."""
+        if weight_dtype not in _ARITHMETIC:
+            raise unknown_name("weights.dtype", weight_dtype, _ARITHMETIC)
+        return self.flops_per_s[_ARITHMETIC[weight_dtype]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds per device [D], and which of the two roofs binds there."""
+
+    time_s: Floats
+    memory_bound: NDArray[np.bool_]
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """One after the other; the longer part says what binds."""
+        longer = np.where(self.time_s >= other.time_s, self.memory_bound, other.memory_bound)
+        return Cost(self.time_s + other.time_s, longer)
+
+
+def _roofline(flops: Floats, flops_per_s: Floats, moved_bytes: Floats, rates: DeviceRates, launch_s: float) -> Cost:
+    compute_s, memory_s = flops / flops_per_s, moved_bytes / rates.memory_bytes_per_s
+    return Cost(launch_s + np.maximum(compute_s, memory_s), memory_s > compute_s)
+
+
+def expert_cost(
+    load_P: NDArray[np.int64], device_of_slot_P: NDArray[np.int32], rates: DeviceRates, model: MoEModel, weight_dtype: str
+) -> Cost:
+    """The routed experts of one layer on every device.
+
+    t = launch + max( sum over active slots of weight bytes / HBM rate,  sum over slots of flops(tiles(n)) / rate )
+        + activation bytes / HBM rate,   with tiles(n) = n rounded up to whole tiles, active = n > 0,
+    activations = n x (payload in + payload out) + n x d_ff x (written + read), in bf16 (2 bytes). A device whose experts
+    get no token costs nothing, not even a launch.
+    """
+    num_devices = len(rates.memory_bytes_per_s)
+    tiles_P = -(-load_P // rates.tile_tokens) * rates.tile_tokens
+    flops_per_token = 2.0 * model.expert_params
+    activation_bytes = 2.0 * (2 * model.payload_width + 2 * model.expert_d_ff)
+
+    def per_device(values_P: Floats) -> Floats:
+        return np.bincount(device_of_slot_P, weights=values_P, minlength=num_devices)
+
+    weight_bytes_D = per_device((load_P > 0) * model.expert_params * dtype_bytes(weight_dtype))
+    flops_D = per_device(tiles_P * flops_per_token)
+    tokens_D = per_device(load_P.astype(np.float64))
+    cost = _roofline(flops_D, rates.flops(weight_dtype), weight_bytes_D, rates, rates.launch_s)
+    time_s = cost.time_s + tokens_D * activation_bytes / rates.memory_bytes_per_s
+    return Cost(np.where(tokens_D > 0, time_s, 0.0), cost.memory_bound)
+
+
+def matrix_cost(tokens_D: Floats, num_params: float, rates: DeviceRates, weight_dtype: str) -> Cost:
+    """Tokens through dense matrices of `num_params` parameters: 2 FLOP a parameter and token, each parameter read once.
+
+    A device without tokens costs nothing.
+    """
+    moved = np.full_like(tokens_D, num_params * dtype_bytes(weight_dtype))
+    cost = _roofline(2.0 * num_params * tokens_D, rates.flops(weight_dtype), moved, rates, rates.launch_s)
+    return Cost(np.where((tokens_D > 0) & (num_params > 0), cost.time_s, 0.0), cost.memory_bound)
+
+
+def score_cost(
+    tokens_D: Floats, context_length: int, rates: DeviceRates, model: MoEModel, layer: int, *, decode: bool
+) -> Cost:
+    """Attention scores and values of model layer `layer`, each token seeing `context_length` earlier ones, in bf16.
+
+    Decode reads every running sequence's keys and values once and works on the latent itself where there is one;
+    prefill reads and writes its own tokens' keys and values only.
+    """
+    flops = tokens_D * float(model.score_flops_per_token(context_length, layer, absorbed=decode))
+    cached_tokens = float(model.attended_tokens(context_length, layer)) if decode else 1.0
+    moved = tokens_D * cached_tokens * model.kv_bytes_per_token("bf16")
+    cost = _roofline(flops, rates.flops("bf16"), moved, rates, 0.0)
+    return Cost(np.where(tokens_D > 0, cost.time_s, 0.0), cost.memory_bound)

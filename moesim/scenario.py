@@ -1,0 +1,253 @@
+"""Scenario: everything one run depends on, as one YAML file; unknown keys are refused with the nearest known key."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from moesim.errors import InputError
+from moesim.units import TINY, PositiveBytes
+from moesim.yaml_file import read_yaml, validate
+
+FORMAT_VERSION = 1
+Count = Annotated[int, Field(strict=True, ge=1, le=1 << 31)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]
+Dtype = Annotated[str, Field(min_length=1, max_length=16)]
+
+
+def parse_window(text: Any) -> tuple[int, int]:
+    """A half-open window of steps, "4:8" -> (4, 8); raises ValueError in one sentence.
+
+    >>> parse_window("0:8")
+    (0, 8)
+    """
+    if isinstance(text, (tuple, list)) and len(text) == 2:
+        text = f"{text[0]}:{text[1]}"
+    parts = str(text).split(":")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 12 for part in parts):
+        raise ValueError(f"{str(text)[:40]!r} is not a window of steps; write \"START:STOP\" in quotes, half open")
+    start, stop = int(parts[0]), int(parts[1])
+    if stop <= start:
+        raise ValueError(f"window {start}:{stop} is empty; STOP must be larger than START")
+    return start, stop
+
+
+Window = Annotated[tuple[int, int], BeforeValidator(parse_window)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DeviceOverride(_Section):
+    """Devices whose name matches the regular expression `match` get this speed (fraction) or memory (bytes)."""
+
+    match: Name
+    speed: Annotated[float, Field(ge=TINY, le=1e6)] | None = None
+    memory: PositiveBytes | None = None
+
+
+class ClusterSection(BaseModel):
+    """A topology by name or path; the other keys are that shape's parameters, checked by the shape."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    topology: Name
+    devices: tuple[DeviceOverride, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The keys that belong to the shape (nodes, ...)."""
+        return dict(self.model_extra or {})
+
+
+class ParallelSection(_Section):
+    """Degrees of parallelism; what is left out is taken from the world size."""
+
+    ep: Count | None = None
+    dp: Count | None = None
+    tp: Count = 1
+    pp: Count = 1
+    etp: Count = 1
+
+
+class TraceSection(_Section):
+    """A recorded trace (`path`) or a synthetic router (`router`), and how its tokens are dealt."""
+
+    path: Name | None = None
+    router: Name | None = None
+    steps: Window | None = None
+    tokens_per_rank: Count | None = None
+    seed: Seed | None = None
+    exponent: Annotated[float, Field(ge=0, le=10)] | None = None
+    expand: Literal["independent"] | None = None
+    routing_only: bool = False
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "TraceSection":
+        if (self.path is None) == (self.router is None):
+            raise ValueError("give exactly one of path (a recorded trace) and router (uniform, zipf)")
+        if self.router is not None and (self.tokens_per_rank is None or self.steps is None):
+            raise ValueError("a router needs tokens_per_rank and steps (START:STOP)")
+        return self
+
+
+class PlacementSection(_Section):
+    """A strategy with its number of slots per layer, or a plan file."""
+
+    strategy: Name | None = None
+    plan: Name | None = None
+    slots: Count | None = None
+    extra_slots_per_device: Annotated[int, Field(strict=True, ge=0, le=1 << 20)] | None = None
+    groups: Count | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PlacementSection":
+        if self.strategy is not None and self.plan is not None:
+            raise ValueError("give strategy or plan, not both")
+        if self.slots is not None and self.extra_slots_per_device is not None:
+            raise ValueError("give slots or extra_slots_per_device, not both")
+        if self.plan is not None and (self.slots is not None or self.extra_slots_per_device is not None):
+            raise ValueError("a plan has its own slots; drop slots and extra_slots_per_device")
+        return self
+
+
+class WeightsSection(_Section):
+    """Type of the expert and dense weights; the model's own when absent."""
+
+    dtype: Dtype | None = None
+
+
+class DispatchSection(_Section):
+    """How tokens travel to their experts; keys given here override what the kernel's profile says."""
+
+    algorithm: Literal["direct", "per_device", "node_dedup"] | None = None
+    kernel: Name = "generic"
+    dtype: Dtype = "bf16"
+    replica: Literal["nearest", "even"] | None = None
+    sms: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
+    paths: Name | None = None
+
+
+class CombineSection(_Section):
+    """Type of the expert outputs on their way back."""
+
+    dtype: Dtype = "bf16"
+
+
+class CapacitySection(_Section):
+    """Token capacity of experts; this version models dropless routing."""
+
+    policy: Literal["dropless"] = "dropless"
+
+
+class NetworkSection(_Section):
+    """Network model: `bound` (closed form) or `fluid` (max-min fair); tolerance merges near completions, 0 is exact."""
+
+    fidelity: Literal["bound", "fluid"] = "fluid"
+    tolerance: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
+class ModeSection(_Section):
+    """Kind of step; `context_length` = tokens already in the cache of each running sequence (decode)."""
+
+    kind: Literal["decode", "prefill"] = "decode"
+    overlap: Literal["none"] = "none"
+    context_length: Annotated[int, Field(strict=True, ge=0, le=1 << 30)] = 4096
+    cuda_graph: bool = True
+
+
+class TrainSection(_Section):
+    """Shape of a training step; read by mode kind train only, which this version refuses."""
+
+    micro_batches: Count = 8
+    schedule: Name = "1f1b"
+    zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 1
+    sequence_length: Count = 4096
+    recompute: Name = "none"
+
+
+class PlanSection(_Section):
+    """What strategies that optimise aim at; read by those strategies only."""
+
+    objective: Name = "mean"
+    survive: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
+
+
+class CompareSection(_Section):
+    """What `compare` runs when it is not told otherwise; `plan_steps` is the window load-aware strategies plan on."""
+
+    strategies: tuple[Name, ...] = ()
+    plan_steps: Window | None = None
+
+
+class Scenario(_Section):
+    """One run, complete: the file can be named, hashed and rerun alone. `folder` is where relative paths start."""
+
+    format_version: Literal[1]
+    model: Name
+    cluster: ClusterSection
+    parallel: ParallelSection = ParallelSection()
+    trace: TraceSection
+    placement: PlacementSection = PlacementSection(strategy="contiguous")
+    weights: WeightsSection = WeightsSection()
+    dispatch: DispatchSection = DispatchSection()
+    combine: CombineSection = CombineSection()
+    capacity: CapacitySection = CapacitySection()
+    network: NetworkSection = NetworkSection()
+    profile: Name | None = None
+    mode: ModeSection = ModeSection()
+    train: TrainSection = TrainSection()
+    plan: PlanSection = PlanSection()
+    compare: CompareSection = CompareSection()
+    faults: tuple[()] = ()
+    seed: Seed = 0
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("trace", mode="before")
+    @classmethod
+    def _single_trace(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            if len(value) != 1:
+                raise ValueError(f"this version replays one trace at a time, got a list of {len(value)}; give one mapping")
+            return value[0]
+        return value
+
+    def resolve_path(self, text: str) -> Path:
+        """`text` as a path: absolute, else beside the scenario file when it exists there, else from the working folder."""
+        path = Path(text).expanduser()
+        beside = self.folder / path
+        return beside if not path.is_absolute() and beside.exists() else path
+
+    def record(self) -> dict[str, Any]:
+        """The scenario as plain data that rebuilds it: defaults written out, windows as text."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        for section, key in (("trace", "steps"), ("compare", "plan_steps")):
+            if key in data[section]:
+                data[section][key] = "{}:{}".format(*data[section][key])
+        return data
+
+    def changed(self, **sections: dict[str, Any]) -> "Scenario":
+        """A copy with keys of some sections replaced, checked again: `changed(placement={"slots": 96})`."""
+        data = self.record()
+        for section, keys in sections.items():
+            merged = {**data.get(section, {}), **keys}
+            data[section] = {key: value for key, value in merged.items() if value is not None}
+        return make_scenario(data, folder=self.folder)
+
+
+def make_scenario(data: dict[str, Any], *, folder: Path = Path(), where: str = "scenario") -> Scenario:
+    """The scenario in `data`; raises InputError in one sentence with the key, the value got and the bound."""
+    if "folder" in data:
+        raise InputError(f"{where}: unknown key 'folder'")
+    version = data.get("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise InputError(f"{where}: format_version is {version!r}; this moesim reads {FORMAT_VERSION}")
+    return validate(Scenario, {**data, "folder": folder}, where)
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """The scenario in a YAML file; relative paths inside it start beside the file."""
+    path = Path(path)
+    return make_scenario(read_yaml(path), folder=path.parent, where=str(path))

@@ -1,0 +1,142 @@
+"""Setting: what a scenario names, loaded and checked against each other: model, cluster, dims, profile, routing.
+
+Array letters: L MoE ordinal, E expert.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.calibration import CalibrationProfile, KernelProfile, load_profile
+from moesim.cluster import Cluster
+from moesim.errors import InputError
+from moesim.model import MoEModel, dtype_bytes, load_model
+from moesim.parallelism import ParallelDims
+from moesim.provenance import sha256_of_file, sha256_of_json, versions
+from moesim.routing import DealtStep
+from moesim.scenario import DeviceOverride, Scenario
+from moesim.topology import load_topology
+from moesim.workload import Workload, open_workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Everything a run needs but a placement; made once per scenario by `load_setting`."""
+
+    scenario: Scenario
+    model: MoEModel
+    cluster: Cluster
+    dims: ParallelDims
+    profile: CalibrationProfile
+    workload: Workload
+
+    @property
+    def kernel(self) -> KernelProfile:
+        """Costs of the communication kernel."""
+        return self.profile.kernel(self.scenario.dispatch.kernel)
+
+    @property
+    def decode(self) -> bool:
+        """Whether steps are decode steps."""
+        return self.scenario.mode.kind == "decode"
+
+    @property
+    def weight_dtype(self) -> str:
+        """Type of the expert weights."""
+        return self.scenario.weights.dtype or self.model.weight_dtype
+
+    @property
+    def num_slots(self) -> int:
+        """Slots per layer: as asked, else the experts plus the extra slots of every device."""
+        placement = self.scenario.placement
+        if placement.slots is not None:
+            return placement.slots
+        return self.model.num_experts + (placement.extra_slots_per_device or 0) * self.dims.ep
+
+    def steps(self, window: tuple[int, int] | None = None) -> Iterator[DealtStep]:
+        """Dealt steps of `window`, or of the scenario's own."""
+        return self.workload.steps(window or self.scenario.trace.steps)
+
+    def loads(self, window: tuple[int, int] | None = None) -> NDArray[np.float64]:
+        """Tokens per expert [L, E] over a window of steps: what load-aware strategies plan on."""
+        load_LE = np.zeros((self.model.num_moe_layers, self.model.num_experts))
+        for dealt in self.steps(window):
+            for ordinal, experts_TK in enumerate(dealt.experts_LTK):
+                kept = experts_TK[experts_TK >= 0]
+                load_LE[ordinal] += np.bincount(kept, minlength=self.model.num_experts)
+        return load_LE
+
+    def provenance(self) -> dict[str, object]:
+        """Versions, seed, names and input hashes: enough to run this again."""
+        record = self.scenario.record()
+        path = self.scenario.trace.path
+        return {
+            "versions": versions(),
+            "seed": self.scenario.seed,
+            "scenario": record,
+            "scenario_sha256": sha256_of_json(record),
+            "model": self.model.name,
+            "topology": self.cluster.name,
+            "topology_sources": list(self.cluster.sources),
+            "profile": {"name": self.profile.name, "basis": self.profile.basis},
+            "parallel": {name: getattr(self.dims, name) for name in ("world", "ep", "edp", "dp", "tp", "pp", "etp")},
+            "trace_origin": self.workload.origin,
+            "trace_sha256": sha256_of_file(self.workload.path) if path and self.workload.path else None,
+        }
+
+
+def load_setting(scenario: Scenario) -> Setting:
+    """Load what `scenario` names; raises InputError where parts do not fit each other."""
+    model = load_model(_name_or_file(scenario, scenario.model, ".yaml"))
+    dtype_bytes(scenario.weights.dtype or model.weight_dtype)  # refuses an unknown type before anything is read
+    topology = _name_or_file(scenario, scenario.cluster.topology, ".yaml")
+    cluster = load_topology(topology, **scenario.cluster.parameters)
+    cluster = override_devices(cluster, scenario.cluster.devices)
+    dims = ParallelDims.for_world(cluster.num_devices, **scenario.parallel.model_dump())
+    _check_dims(dims, cluster)
+    profile = load_profile(None if scenario.profile is None else _name_or_file(scenario, scenario.profile, ".json"))
+    workload = open_workload(scenario, model, cluster.num_devices)
+    return Setting(scenario=scenario, model=model, cluster=cluster, dims=dims, profile=profile, workload=workload)
+
+
+def override_devices(cluster: Cluster, overrides: tuple[DeviceOverride, ...]) -> Cluster:
+    """The cluster with the speed or memory of some devices changed; later overrides win."""
+    devices = list(cluster.devices)
+    for override in overrides:
+        try:
+            pattern = re.compile(override.match)
+        except re.error as error:
+            raise InputError(f"cluster.devices match {override.match[:40]!r} is not a regular expression: {error}") from None
+        matched = [i for i, device in enumerate(devices) if pattern.fullmatch(device.name)]
+        if not matched:
+            raise InputError(
+                f"cluster.devices match {override.match!r} matches no device; they are named {devices[0].name} to {devices[-1].name}"
+            )
+        changes = {"speed": override.speed, "memory_bytes": override.memory}
+        given = {name: value for name, value in changes.items() if value is not None}
+        for i in matched:
+            devices[i] = dataclasses.replace(devices[i], **given)
+    return dataclasses.replace(cluster, devices=tuple(devices)) if overrides else cluster
+
+
+def _check_dims(dims: ParallelDims, cluster: Cluster) -> None:
+    if (dims.tp, dims.pp, dims.etp) != (1, 1, 1):
+        raise InputError(
+            f"tp={dims.tp}, pp={dims.pp}, etp={dims.etp}: this version models data and expert parallelism; set them to 1"
+        )
+    per_node = cluster.devices_per_node
+    if dims.ep % per_node and per_node % dims.ep:
+        raise InputError(
+            f"ep={dims.ep} cuts nodes of {per_node} devices; take a divisor or a multiple of {per_node}"
+        )
+
+
+def _name_or_file(scenario: Scenario, text: str, suffix: str) -> str:
+    """A name as it is; a path (a separator or a suffix in it) looked up beside the scenario first."""
+    looks_like_path = "/" in text or Path(text).suffix in (suffix, ".yml")
+    return str(scenario.resolve_path(text)) if looks_like_path else text

@@ -1,0 +1,89 @@
+"""LayerObservation: what a run keeps of one MoE layer once every rank has left it.
+
+Array letters: D device, J link.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.collective.schedule import Collective
+from moesim.compute import Cost
+from moesim.network.fabric import Transfer
+from moesim.simulation.moe_layer import MoELayerRun
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferObservation:
+    """One collective as seen by links: bytes [J], the time from first start to last finish on each, and its parts.
+
+    `binding_link` is the link whose bytes / bandwidth is largest, `binding_s` that quotient; -1 and 0 without flows.
+    """
+
+    link_bytes: Floats
+    start_s: Floats
+    end_s: Floats
+    binding_link: int
+    binding_s: float
+    fixed_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerObservation:
+    """Costs, loads and fan-out of one layer, and its two transfers."""
+
+    attention: Cost
+    experts: Cost
+    load_D: NDArray[np.int64]
+    fanout_nodes_count: NDArray[np.int64]
+    fanout_nodes: float
+    fanout_devices: float
+    dispatch: TransferObservation
+    combine: TransferObservation
+
+    @property
+    def balancedness(self) -> float:
+        """Mean over maximum of the devices' loads; 1 when nothing is routed."""
+        most = int(self.load_D.max())
+        return float(self.load_D.mean()) / most if most else 1.0
+
+
+def observe(run: MoELayerRun) -> LayerObservation:
+    """What to keep of `run`, after its last rank has left."""
+    work = run.work
+    fanout_nodes, fanout_devices = work.mean_fanout()
+    return LayerObservation(
+        attention=work.attention,
+        experts=work.experts,
+        load_D=work.load_D,
+        fanout_nodes_count=work.fanout_nodes_count,
+        fanout_nodes=fanout_nodes,
+        fanout_devices=fanout_devices,
+        dispatch=_observe_transfer(work.dispatch, run.dispatch),
+        combine=_observe_transfer(work.combine, run.combine),
+    )
+
+
+def _observe_transfer(collective: Collective, transfer: Transfer) -> TransferObservation:
+    bandwidth = transfer.link_bandwidth
+    flows, num_links = collective.flows, len(bandwidth)
+    links = flows.paths.links
+    flow_of_link = np.repeat(np.arange(len(flows.bytes_F)), np.diff(flows.paths.offsets))
+    link_bytes = np.bincount(links, weights=flows.bytes_F[flow_of_link], minlength=num_links)
+    start_s, end_s = np.full(num_links, np.inf), np.zeros(num_links)
+    np.minimum.at(start_s, links, transfer.start_F[flow_of_link])
+    np.maximum.at(end_s, links, transfer.finish_F[flow_of_link])
+    needed_s = link_bytes / bandwidth
+    binding = int(needed_s.argmax()) if len(links) else -1
+    latency_s = float(flows.latency_F.max(initial=0.0))
+    return TransferObservation(
+        link_bytes=link_bytes,
+        start_s=start_s,
+        end_s=end_s,
+        binding_link=binding,
+        binding_s=float(needed_s[binding]) if binding >= 0 else 0.0,
+        fixed_s=collective.extra_s + latency_s,
+    )

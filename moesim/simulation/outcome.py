@@ -1,0 +1,133 @@
+"""From simulated steps to a SimulationResult: means, tables, and what the links carried.
+
+Array letters: S step, L MoE ordinal, D device, J link, B time bin.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.memory import buffer_bytes, cache_bytes, weight_bytes
+from moesim.result import PHASES, LayerResult, LinkResult, MemoryResult, Spans, StepResult, Tables
+from moesim.simulation.observation import TransferObservation
+from moesim.simulation.recorder import join_spans
+from moesim.simulation.run import StepRun
+from moesim.step_work import WorkPlan
+
+Floats = NDArray[np.float64]
+_LAYER_PHASES = ("attention", "dispatch", "experts", "combine")
+_SHOWN_LINKS = 20
+_COUNTER_LINKS = 16
+_COUNTER_BINS = 400
+
+
+def step_results(runs: list[StepRun]) -> tuple[StepResult, ...]:
+    """Time and fill of every step."""
+    return tuple(StepResult(step=run.step, time_s=run.time_s, fill=run.fill) for run in runs)
+
+
+def layer_results(runs: list[StepRun], plan: WorkPlan) -> tuple[LayerResult, ...]:
+    """Phases of each MoE layer on each step's slowest rank, and the layer's balance and fan-out; means over steps."""
+    phase_SLP = np.stack([_phases_of_rank(run, plan.model.num_moe_layers) for run in runs])
+    phase_LP = phase_SLP.mean(axis=0)
+    results = []
+    for ordinal, index in enumerate(plan.model.moe_layer_indices):
+        seen = [run.layers[ordinal] for run in runs]
+        results.append(
+            LayerResult(
+                layer=index,
+                **{f"{phase}_s": float(phase_LP[ordinal, code]) for code, phase in enumerate(_LAYER_PHASES)},
+                balancedness=float(np.mean([layer.balancedness for layer in seen])),
+                fanout_nodes=_mean_over_tokens(runs, [layer.fanout_nodes for layer in seen]),
+                fanout_devices=_mean_over_tokens(runs, [layer.fanout_devices for layer in seen]),
+                drop_rate=0.0,
+            )
+        )
+    return tuple(results)
+
+
+def memory_result(runs: list[StepRun], plan: WorkPlan) -> MemoryResult:
+    """Bytes of the fullest device against the smallest device's memory."""
+    tokens = max(int(np.ceil(run.num_tokens / plan.num_devices)) for run in runs)
+    copies = max(int(layer.load_D.max()) for run in runs for layer in run.layers)
+    needed = (
+        weight_bytes(plan.model, plan.placements, plan.weight_dtype)
+        + cache_bytes(plan.model, tokens, plan.context_length, decode=plan.decode)
+        + buffer_bytes(plan.model, copies)
+    )
+    capacity = min(device.memory_bytes for device in plan.builder.cluster.devices)
+    return MemoryResult(max_device_bytes=needed, capacity_bytes=capacity)
+
+
+def make_tables(runs: list[StepRun], plan: WorkPlan) -> Tables:
+    """The arrays behind the summary; step s starts where step s - 1 ended."""
+    links, cluster = plan.builder.links, plan.builder.cluster
+    transfers = _transfers(runs)
+    link_bytes = np.sum([transfer.link_bytes for transfer, _ in transfers], axis=0)
+    total_s = sum(run.time_s for run in runs)
+    shown = np.argsort(-link_bytes / links.bandwidth, kind="stable")[:_COUNTER_LINKS]
+    edges_s = np.linspace(0.0, total_s, _COUNTER_BINS + 1)
+    return Tables(
+        spans=join_spans([run.spans for run in runs]),
+        load_LD=np.mean([[layer.load_D for layer in run.layers] for run in runs], axis=0),
+        node_of_device_D=cluster.node_of_device_D,
+        link_names=links.names,
+        link_tier=links.tiers,
+        link_bandwidth=links.bandwidth,
+        link_bytes=link_bytes,
+        fanout_nodes_count=np.sum([layer.fanout_nodes_count for run in runs for layer in run.layers], axis=0),
+        link_use=_use_over_time(transfers, shown, edges_s) / links.bandwidth[shown, None],
+        link_use_names=tuple(links.names[link] for link in shown),
+        link_use_time_s=edges_s,
+    )
+
+
+def top_links(tables: Tables, total_s: float) -> tuple[LinkResult, ...]:
+    """The links used most in proportion to what they could carry in the whole run."""
+    possible = tables.link_bandwidth * total_s
+    use = np.divide(tables.link_bytes, possible, out=np.zeros_like(possible), where=possible > 0)
+    order = np.argsort(-use, kind="stable")[:_SHOWN_LINKS]
+    return tuple(
+        LinkResult(name=tables.link_names[link], bytes=float(tables.link_bytes[link]), utilization=float(use[link]))
+        for link in order
+        if tables.link_bytes[link] > 0
+    )
+
+
+def _phases_of_rank(run: StepRun, num_layers: int) -> Floats:
+    """Seconds [L, phase] on the slowest rank of one step."""
+    spans: Spans = run.spans
+    mine = (spans.rank == run.slowest_rank) & (spans.layer >= 0)
+    cell = spans.layer[mine].astype(np.int64) * len(PHASES) + spans.phase[mine]
+    seconds = np.bincount(cell, weights=(spans.end_s - spans.start_s)[mine], minlength=num_layers * len(PHASES))
+    return seconds.reshape(num_layers, len(PHASES))
+
+
+def _mean_over_tokens(runs: list[StepRun], values: list[float]) -> float:
+    tokens = np.array([run.num_tokens for run in runs], dtype=np.float64)
+    return float(np.average(values, weights=tokens)) if tokens.sum() > 0 else 0.0
+
+
+def _transfers(runs: list[StepRun]) -> list[tuple[TransferObservation, float]]:
+    """Every collective of the run with the time its step began."""
+    starts = np.concatenate([[0.0], np.cumsum([run.time_s for run in runs])])
+    return [
+        (transfer, float(start))
+        for run, start in zip(runs, starts, strict=False)
+        for layer in run.layers
+        for transfer in (layer.dispatch, layer.combine)
+    ]
+
+
+def _use_over_time(transfers: list[tuple[TransferObservation, float]], shown: NDArray[np.int64], edges_s: Floats) -> Floats:
+    """Bytes/s [shown links, B]: each collective's bytes spread evenly from its first start to its last finish there."""
+    width = edges_s[1] - edges_s[0]
+    use = np.zeros((len(shown), len(edges_s) - 1))
+    if width <= 0.0:
+        return use
+    for transfer, offset_s in transfers:
+        for row, link in enumerate(shown):
+            start_s, end_s = transfer.start_s[link] + offset_s, transfer.end_s[link] + offset_s
+            if transfer.link_bytes[link] > 0 and end_s > start_s:
+                inside = np.clip(np.minimum(edges_s[1:], end_s) - np.maximum(edges_s[:-1], start_s), 0.0, None)
+                use[row] += transfer.link_bytes[link] * inside / ((end_s - start_s) * width)
+    return use
