@@ -48,7 +48,9 @@ class Curve(_Part):
     def model_post_init(self, _context: Any) -> None:
         """Check that the points are usable."""
         if len(self.at) != len(self.value) or list(self.at) != sorted(set(self.at)) or self.at[0] <= 0:
-            raise ValueError(f"curve needs increasing positive `at` with one `value` each, got {self.at} and {self.value}")
+            raise ValueError(
+                f"curve needs increasing positive `at` with one `value` each, got {self.at} and {self.value}"
+            )
         if min(self.value) < 0:
             raise ValueError(f"curve values must not be negative, got {min(self.value)}")
 

@@ -17,8 +17,15 @@ from moesim.model import MoEModel, dtype_bytes
 Floats = NDArray[np.float64]
 # Arithmetic in each weight type runs at this type's rate; 4-bit weights are widened in registers before the product.
 _ARITHMETIC = {
-    "bf16": "bf16", "fp16": "bf16", "fp32": "bf16", "fp8": "fp8", "int8": "int8", "mxfp4": "bf16", "nvfp4": "bf16", "fp4": "bf16",
-}  # fmt: skip
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "fp32": "bf16",
+    "fp8": "fp8",
+    "int8": "int8",
+    "mxfp4": "bf16",
+    "nvfp4": "bf16",
+    "fp4": "bf16",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +82,11 @@ def _roofline(flops: Floats, flops_per_s: Floats, moved_bytes: Floats, rates: De
 
 
 def expert_cost(
-    load_P: NDArray[np.int64], device_of_slot_P: NDArray[np.int32], rates: DeviceRates, model: MoEModel, weight_dtype: str
+    load_P: NDArray[np.int64],
+    device_of_slot_P: NDArray[np.int32],
+    rates: DeviceRates,
+    model: MoEModel,
+    weight_dtype: str,
 ) -> Cost:
     """The routed experts of one layer on every device.
 

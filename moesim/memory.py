@@ -22,7 +22,11 @@ def weight_bytes(model: MoEModel, placements: Sequence[ExpertPlacement], weight_
     shared = parts.pop("shared_experts")
     del parts["experts"]
     expert = model.expert_params * dtype_bytes(weight_dtype)
-    return float(slots_D.max() * expert + shared * dtype_bytes(weight_dtype) + sum(parts.values()) * dtype_bytes(model.dense_dtype))
+    return float(
+        slots_D.max() * expert
+        + shared * dtype_bytes(weight_dtype)
+        + sum(parts.values()) * dtype_bytes(model.dense_dtype)
+    )
 
 
 def cache_bytes(model: MoEModel, tokens_per_rank: float, context_length: int, *, decode: bool) -> float:

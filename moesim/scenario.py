@@ -26,7 +26,7 @@ def parse_window(text: Any) -> tuple[int, int]:
         text = f"{text[0]}:{text[1]}"
     parts = str(text).split(":")
     if len(parts) != 2 or not all(part.strip().isdecimal() and len(part) < 12 for part in parts):
-        raise ValueError(f"{str(text)[:40]!r} is not a window of steps; write \"START:STOP\" in quotes, half open")
+        raise ValueError(f'{str(text)[:40]!r} is not a window of steps; write "START:STOP" in quotes, half open')
     start, stop = int(parts[0]), int(parts[1])
     if stop <= start:
         raise ValueError(f"window {start}:{stop} is empty; STOP must be larger than START")
@@ -210,7 +210,9 @@ class Scenario(_Section):
     def _single_trace(cls, value: Any) -> Any:
         if isinstance(value, list):
             if len(value) != 1:
-                raise ValueError(f"this version replays one trace at a time, got a list of {len(value)}; give one mapping")
+                raise ValueError(
+                    f"this version replays one trace at a time, got a list of {len(value)}; give one mapping"
+                )
             return value[0]
         return value
 

@@ -111,12 +111,13 @@ def override_devices(cluster: Cluster, overrides: tuple[DeviceOverride, ...]) ->
         try:
             pattern = re.compile(override.match)
         except re.error as error:
-            raise InputError(f"cluster.devices match {override.match[:40]!r} is not a regular expression: {error}") from None
+            raise InputError(
+                f"cluster.devices match {override.match[:40]!r} is not a regular expression: {error}"
+            ) from None
         matched = [i for i, device in enumerate(devices) if pattern.fullmatch(device.name)]
         if not matched:
-            raise InputError(
-                f"cluster.devices match {override.match!r} matches no device; they are named {devices[0].name} to {devices[-1].name}"
-            )
+            names = f"{devices[0].name} to {devices[-1].name}"
+            raise InputError(f"cluster.devices match {override.match[:40]!r} matches no device; they are named {names}")
         changes = {"speed": override.speed, "memory_bytes": override.memory}
         given = {name: value for name, value in changes.items() if value is not None}
         for i in matched:
@@ -131,9 +132,7 @@ def _check_dims(dims: ParallelDims, cluster: Cluster) -> None:
         )
     per_node = cluster.devices_per_node
     if dims.ep % per_node and per_node % dims.ep:
-        raise InputError(
-            f"ep={dims.ep} cuts nodes of {per_node} devices; take a divisor or a multiple of {per_node}"
-        )
+        raise InputError(f"ep={dims.ep} cuts nodes of {per_node} devices; take a divisor or a multiple of {per_node}")
 
 
 def _name_or_file(scenario: Scenario, text: str, suffix: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.collective.link_table import LinkTable
 from moesim.collective.schedule import Collective
-from moesim.network.bound import bound_completion
+from moesim.network.bound import bound_completion, link_load
 from moesim.step_work import LayerWork, StepWork
 
 _DIGITS = re.compile(r"[0-9]+")
@@ -35,7 +35,7 @@ class PhaseTimes:
 
 def collective_time(collective: Collective, links: LinkTable) -> float:
     """The largest load / bandwidth + latency of any link, plus what the kernel costs on top."""
-    return bound_completion(links.bandwidth, collective.flows) + collective.extra_s
+    return bound_completion(collective.flows, links.bandwidth) + collective.extra_s
 
 
 def balanced_collective_time(collective: Collective, links: LinkTable) -> float:
@@ -44,8 +44,7 @@ def balanced_collective_time(collective: Collective, links: LinkTable) -> float:
     Links of one kind have one tier and one name but for its numbers (`node3.nic2.up` and `node0.nic7.up`).
     """
     flows = collective.flows
-    flow_of_link = np.repeat(np.arange(len(flows.bytes_F)), np.diff(flows.paths.offsets))
-    load = np.bincount(flows.paths.links, weights=flows.bytes_F[flow_of_link], minlength=len(links.bandwidth))
+    load = link_load(flows.paths, flows.bytes_F, len(links.bandwidth))
     latency_s = float(flows.latency_F.min(initial=np.inf))
     kinds = [tier + _DIGITS.sub("", name) for tier, name in zip(links.tiers, links.names, strict=True)]
     _, kind_of_link = np.unique(kinds, return_inverse=True)

@@ -117,7 +117,9 @@ class StepWork:
         plan = self.plan
         placement = plan.placements[ordinal]
         load_P = np.concatenate([traffic.load_P for traffic in traffic_G])
-        device_P = np.concatenate([placement.device_of_slot_P + g * plan.builder.group_size for g in range(len(traffic_G))])
+        device_P = np.concatenate(
+            [placement.device_of_slot_P + g * plan.builder.group_size for g in range(len(traffic_G))]
+        )
         routed = expert_cost(load_P, device_P, plan.rates, plan.model, plan.weight_dtype)
         return routed + self._matrices(plan.model.shared_params, plan.weight_dtype)
 

@@ -143,7 +143,9 @@ def _check_plan(stored: Plan, setting: Setting) -> None:
             f"{model.name} ({model.num_experts} experts, {model.num_moe_layers} MoE layers); plan again for this model"
         )
     if stored.num_devices != ep:
-        raise InputError(f"the plan places experts on {stored.num_devices} devices, but ep={ep}; plan again for ep={ep}")
+        raise InputError(
+            f"the plan places experts on {stored.num_devices} devices, but ep={ep}; plan again for ep={ep}"
+        )
 
 
 def _policy(setting: Setting, strategy: str) -> str:
@@ -234,7 +236,9 @@ def _with_speedup(row: ComparedRun, baseline_s: float) -> ComparedRun:
     return row.model_copy(update={"speedup": speedup})
 
 
-def _headroom(results: dict[str, SimulationResult], work_of: dict[str, WorkPlan], dealt: Sequence[DealtStep]) -> Headroom:
+def _headroom(
+    results: dict[str, SimulationResult], work_of: dict[str, WorkPlan], dealt: Sequence[DealtStep]
+) -> Headroom:
     """Perfect balance from the fastest run's own bytes; the oracle needs a strategy that optimises the step."""
     if not results:
         return Headroom()

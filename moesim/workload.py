@@ -34,7 +34,9 @@ class Workload:
         """The dealt steps of a window (half open, absolute); all of them for None."""
         first, stop = window or (0, self.num_steps)
         if stop > self.num_steps:
-            raise InputError(f"steps {first}:{stop} go beyond the trace, which deals {self.num_steps} steps; use 0:{self.num_steps}")
+            raise InputError(
+                f"steps {first}:{stop} go beyond the trace, which deals {self.num_steps} steps; use 0:{self.num_steps}"
+            )
         return self.deal_window((first, stop))
 
 

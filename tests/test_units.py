@@ -45,6 +45,9 @@ def test_text_with_a_unit_is_its_si_value(text, kind, expected):
         ("1 s" * 60, "time"),
         ("__import__('os')", "time"),
         ("20 degC", "time"),
+        ("80 percent", "bytes"),
+        ("3 radian", "bytes"),
+        ("5 bytes", "time"),
     ],
 )
 def test_what_is_no_such_quantity_is_refused_in_one_sentence(text, kind):

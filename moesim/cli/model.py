@@ -23,7 +23,9 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command("show")
-def show(name: Annotated[str, typer.Argument(help="Name of a model, or its YAML file.")], as_json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Name of a model, or its YAML file.")], as_json: Json = False
+) -> None:
     """Dims, parameter totals and sources of a model."""
     from moesim.model import load_model, summarise_model
     from moesim.report.formats.text import facts_table

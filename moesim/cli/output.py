@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, timeline.pftrace, result.json, tables.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for report.html, timeline.pftrace, result.json, tables.")
+]
 
 
 def print_json(answer: Any) -> None:

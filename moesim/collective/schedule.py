@@ -116,7 +116,9 @@ class CollectiveBuilder:
         paths_of = path_policies.get(self.path_policy)
         source_F = np.concatenate([part.source_F for part in parts]).astype(np.int32)
         target_F = np.concatenate([part.target_F for part in parts]).astype(np.int32)
-        paths = join_paths([self._leg_paths(part, operation, paths_of(self.cluster, part.source_F, part.target_F)) for part in parts])
+        paths = join_paths(
+            [self._leg_paths(part, operation, paths_of(self.cluster, part.source_F, part.target_F)) for part in parts]
+        )
         return Flows(
             source_F=source_F,
             target_F=target_F,

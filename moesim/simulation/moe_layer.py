@@ -33,4 +33,3 @@ def _open(fabric: Fabric, collective: Collective) -> Transfer:
         collective.waits_groups,
         extra_s=collective.extra_s,
     )
-

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from moesim.collective.schedule import Collective
 from moesim.compute import Cost
+from moesim.network.bound import link_load
 from moesim.network.fabric import Transfer
 from moesim.simulation.moe_layer import MoELayerRun
 
@@ -72,7 +73,7 @@ def _observe_transfer(collective: Collective, transfer: Transfer) -> TransferObs
     flows, num_links = collective.flows, len(bandwidth)
     links = flows.paths.links
     flow_of_link = np.repeat(np.arange(len(flows.bytes_F)), np.diff(flows.paths.offsets))
-    link_bytes = np.bincount(links, weights=flows.bytes_F[flow_of_link], minlength=num_links)
+    link_bytes = link_load(flows.paths, flows.bytes_F, num_links)
     start_s, end_s = np.full(num_links, np.inf), np.zeros(num_links)
     np.minimum.at(start_s, links, transfer.start_F[flow_of_link])
     np.maximum.at(end_s, links, transfer.finish_F[flow_of_link])

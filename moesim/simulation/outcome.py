@@ -118,7 +118,9 @@ def _transfers(runs: list[StepRun]) -> list[tuple[TransferObservation, float]]:
     ]
 
 
-def _use_over_time(transfers: list[tuple[TransferObservation, float]], shown: NDArray[np.int64], edges_s: Floats) -> Floats:
+def _use_over_time(
+    transfers: list[tuple[TransferObservation, float]], shown: NDArray[np.int64], edges_s: Floats
+) -> Floats:
     """Bytes/s [shown links, B]: each collective's bytes spread evenly from its first start to its last finish there."""
     width = edges_s[1] - edges_s[0]
     use = np.zeros((len(shown), len(edges_s) - 1))

@@ -33,4 +33,6 @@ class Recorder:
 
 def join_spans(parts: list[Spans]) -> Spans:
     """The spans of several steps, one after the other."""
-    return Spans(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Spans.__dataclass_fields__})
+    return Spans(
+        **{name: np.concatenate([getattr(part, name) for part in parts]) for name in Spans.__dataclass_fields__}
+    )

@@ -32,7 +32,9 @@ def replay(
     runs: list[StepRun] = []
     offset_s = 0.0
     for dealt in steps:
-        runs.append(run_step(StepWork(plan=plan, dealt=dealt), fidelity=fidelity, tolerance=tolerance, offset_s=offset_s))
+        runs.append(
+            run_step(StepWork(plan=plan, dealt=dealt), fidelity=fidelity, tolerance=tolerance, offset_s=offset_s)
+        )
         offset_s += runs[-1].time_s
         if on_step is not None:
             on_step(len(runs))

@@ -59,7 +59,9 @@ def run_step(work: StepWork, *, fidelity: str, tolerance: float, offset_s: float
     """Simulate one step from time 0; `offset_s` only shifts the recorded spans."""
     env = CountingEnvironment()
     bandwidth = work.plan.builder.links.bandwidth
-    fabric: Fabric = FluidFabric(env, bandwidth, tolerance=tolerance) if fidelity == "fluid" else BoundFabric(env, bandwidth)
+    fabric: Fabric = (
+        FluidFabric(env, bandwidth, tolerance=tolerance) if fidelity == "fluid" else BoundFabric(env, bandwidth)
+    )
     recorder = Recorder(work.dealt.step, offset_s)
     layers = LayerRuns(work, fabric)
     model = work.plan.model

@@ -1,0 +1,125 @@
+"""ExpertPlacement: which expert's weights each slot of one MoE layer holds.
+
+Array letters: E expert, D device, P slot. Slots are numbered device by device; where the devices do not divide the
+slots, the first P mod D devices hold one slot more. An expert with several slots has that many copies (replicas).
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.errors import InputError
+
+MOST_DEVICES = 1 << 20
+_MOST_SLOTS = int(np.iinfo(np.int32).max)
+
+
+def slots_per_device(num_slots: int, num_devices: int) -> NDArray[np.int64]:
+    """Slots each device holds, [D]: equal, the first P mod D devices one more.
+
+    >>> slots_per_device(8, 3).tolist()
+    [3, 3, 2]
+    """
+    slots_D = np.full(num_devices, num_slots // num_devices, dtype=np.int64)
+    slots_D[: num_slots % num_devices] += 1
+    return slots_D
+
+
+def device_of_slot(num_slots: int, num_devices: int) -> NDArray[np.int32]:
+    """The device that holds each slot, int32 [P].
+
+    >>> device_of_slot(5, 2).tolist()
+    [0, 0, 0, 1, 1]
+    """
+    return np.repeat(np.arange(num_devices, dtype=np.int32), slots_per_device(num_slots, num_devices))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertPlacement:
+    """The slots of one MoE layer and the expert in each; checked when made, read-only afterwards.
+
+    Every expert holds at least one slot. Two copies of an expert on one device are allowed, and counted by
+    `same_device_duplicates`. Raises InputError for an expert id out of range or an expert without a slot.
+    """
+
+    expert_of_slot_P: NDArray[np.int32]
+    num_experts: int
+    num_devices: int
+    device_of_slot_P: NDArray[np.int32] = field(init=False, repr=False)
+    replicas_E: NDArray[np.int64] = field(init=False, repr=False)  # copies of each expert, at least 1
+    slot_offsets_E1: NDArray[np.int64] = field(init=False, repr=False)  # [E + 1], into slots_by_expert_P
+    slots_by_expert_P: NDArray[np.int32] = field(init=False, repr=False)  # ascending within each expert
+
+    def __post_init__(self) -> None:
+        experts_P = _checked_experts(self.expert_of_slot_P, self.num_experts, self.num_devices)
+        replicas_E = np.bincount(experts_P, minlength=self.num_experts)
+        if not replicas_E.all():
+            missing = np.flatnonzero(replicas_E == 0)
+            raise InputError(
+                f"{missing.size} of {self.num_experts} experts have no slot, the first is expert {missing[0]}"
+            )
+        offsets = np.concatenate(([0], np.cumsum(replicas_E)))
+        slots_by_expert = np.argsort(experts_P, kind="stable").astype(np.int32)
+        self._keep("expert_of_slot_P", experts_P)
+        self._keep("device_of_slot_P", device_of_slot(experts_P.size, self.num_devices))
+        self._keep("replicas_E", replicas_E.astype(np.int64))
+        self._keep("slot_offsets_E1", offsets.astype(np.int64))
+        self._keep("slots_by_expert_P", slots_by_expert)
+
+    def _keep(self, name: str, array: NDArray[np.integer]) -> None:
+        array.setflags(write=False)
+        object.__setattr__(self, name, array)
+
+    @property
+    def num_slots(self) -> int:
+        """Number of slots, P."""
+        return self.expert_of_slot_P.size
+
+    @property
+    def same_device_duplicates(self) -> int:
+        """Slots that repeat an expert its device already holds.
+
+        >>> ExpertPlacement(np.array([0, 0, 1, 0]), num_experts=2, num_devices=2).same_device_duplicates
+        1
+        """
+        expert_P = self.expert_of_slot_P[self.slots_by_expert_P]
+        device_P = self.device_of_slot_P[self.slots_by_expert_P]
+        return int(np.count_nonzero((expert_P[1:] == expert_P[:-1]) & (device_P[1:] == device_P[:-1])))
+
+    def slots_of_expert(self, expert: int) -> NDArray[np.int32]:
+        """The slots that hold `expert`, ascending."""
+        return self.slots_by_expert_P[self.slot_offsets_E1[expert] : self.slot_offsets_E1[expert + 1]]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ExpertPlacement):
+            return NotImplemented
+        same_shape = (self.num_experts, self.num_devices) == (other.num_experts, other.num_devices)
+        return same_shape and np.array_equal(self.expert_of_slot_P, other.expert_of_slot_P)
+
+    def __hash__(self) -> int:
+        return hash((self.num_experts, self.num_devices, self.expert_of_slot_P.tobytes()))
+
+
+def check_slots(num_slots: int, num_experts: int) -> None:
+    """Refuse fewer slots than experts with InputError."""
+    if num_slots < num_experts:
+        raise InputError(f"slots={num_slots} is fewer than experts={num_experts}; ask for at least {num_experts}")
+
+
+def _checked_experts(expert_of_slot_P: NDArray[np.integer], num_experts: int, num_devices: int) -> NDArray[np.int32]:
+    """A private int32 copy of the expert ids, all in range."""
+    experts_P = np.asarray(expert_of_slot_P)
+    if experts_P.ndim != 1 or experts_P.dtype.kind not in "iu":
+        raise InputError(f"expert_of_slot must be a row of integers; got shape {experts_P.shape} of {experts_P.dtype}")
+    bounds = (("experts", num_experts, _MOST_SLOTS), ("devices", num_devices, MOST_DEVICES))
+    for name, value, most in (*bounds, ("slots", experts_P.size, _MOST_SLOTS)):
+        if not 1 <= value <= most:
+            raise InputError(f"{name}={value} is outside 1..{most}")
+    check_slots(experts_P.size, num_experts)
+    low, high = int(experts_P.min()), int(experts_P.max())
+    if low < 0 or high >= num_experts:
+        wrong = low if low < 0 else high
+        slot = int(np.flatnonzero(experts_P == wrong)[0])
+        raise InputError(f"slot {slot} holds expert {wrong}, outside 0..{num_experts - 1}")
+    return experts_P.astype(np.int32)  # always a copy

@@ -1,0 +1,188 @@
+"""Which copy of its expert each token is sent to.
+
+Array letters: T token, K top-k, E expert, P slot, D device, R replicated expert (one with several copies). `nearest`
+fixes one copy for each (source device, expert), as SGLang's static dispatch does: a copy on the device itself, else one
+on its node, else the devices without a copy near are split evenly over all copies. `even` draws a copy for each token.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from moesim.errors import InputError, unknown_name
+from moesim.hashing import splitmix64
+from moesim.placement import ExpertPlacement
+
+POLICIES = ("even", "nearest")
+_TABLE_ENTRIES = (
+    1 << 25
+)  # slots of one table of `nearest` (128 MiB); more replicated experts are done in several passes
+_mix = njit(cache=True, inline="always")(splitmix64)
+
+
+def choose_replicas(
+    experts_TK: NDArray[np.int32],
+    source_T: NDArray[np.int32],
+    placement: ExpertPlacement,
+    policy: str,
+    devices_per_node: int,
+    seed: int,
+    token_offset: int = 0,
+) -> NDArray[np.int32]:
+    """The slot each (token, expert) pair is sent to, int32 [T, K]; -1 where the row has no expert.
+
+    `policy` is nearest or even; token i of the array has index `token_offset` + i for `even`. The answer depends only
+    on the arguments. Raises InputError for ids or sources out of range, UnknownName for another policy.
+    """
+    if policy not in POLICIES:
+        raise unknown_name("replica policy", policy, POLICIES)
+    _check(experts_TK, source_T, placement)
+    slots_TK = _first_copies(experts_TK, placement)
+    if placement.num_slots == placement.num_experts:
+        return slots_TK
+    if policy == "even":
+        key = _key(seed)
+        _even(
+            slots_TK, experts_TK, placement.slot_offsets_E1, placement.slots_by_expert_P, key, np.uint64(token_offset)
+        )
+        return slots_TK
+    replicated_R = np.flatnonzero(placement.replicas_E > 1)
+    step = max(1, _TABLE_ENTRIES // placement.num_devices)
+    for start in range(0, replicated_R.size, step):
+        block_R = replicated_R[start : start + step]
+        table_RD = nearest_table(placement, block_R, devices_per_node, seed)
+        row_E = np.full(placement.num_experts, -1, dtype=np.int32)
+        row_E[block_R] = np.arange(block_R.size, dtype=np.int32)
+        _look_up(slots_TK, experts_TK, source_T, row_E, table_RD)
+    return slots_TK
+
+
+def nearest_table(
+    placement: ExpertPlacement, experts_R: NDArray[np.int64], devices_per_node: int, seed: int
+) -> NDArray[np.int32]:
+    """The slot that each source device uses for each of `experts_R`, int32 [R, D].
+
+    Within each of the three classes (copies on the device, on the node, elsewhere) every copy gets its share of the
+    sources, equal up to one, in an order shuffled by `seed` and the expert.
+    """
+    table_RD = np.empty((experts_R.size, placement.num_devices), dtype=np.int32)
+    _fill_nearest(
+        table_RD,
+        experts_R,
+        placement.slot_offsets_E1,
+        placement.slots_by_expert_P,
+        placement.device_of_slot_P,
+        devices_per_node,
+        _key(seed),
+    )
+    return table_RD
+
+
+def _key(seed: int) -> np.uint64:
+    if seed < 0:
+        raise InputError(f"seed={seed} is negative; seeds are integers >= 0")
+    return np.uint64(splitmix64(np.array([seed % (1 << 64)], dtype=np.uint64))[0])
+
+
+def _check(experts_TK: NDArray[np.int32], source_T: NDArray[np.int32], placement: ExpertPlacement) -> None:
+    if experts_TK.ndim != 2 or source_T.shape != experts_TK.shape[:1]:
+        raise InputError(f"experts of shape {experts_TK.shape} do not match sources of shape {source_T.shape}")
+    if experts_TK.size and not (-1 <= experts_TK.min() and experts_TK.max() < placement.num_experts):
+        raise InputError(
+            f"expert ids {experts_TK.min()}..{experts_TK.max()} leave -1..{placement.num_experts - 1} of the placement"
+        )
+    if source_T.size and not (0 <= source_T.min() and source_T.max() < placement.num_devices):
+        raise InputError(
+            f"source devices {source_T.min()}..{source_T.max()} leave 0..{placement.num_devices - 1} of the placement"
+        )
+
+
+def _first_copies(experts_TK: NDArray[np.int32], placement: ExpertPlacement) -> NDArray[np.int32]:
+    """The lowest slot of each expert; -1 stays -1 (the entry after the last expert)."""
+    first_E1 = np.append(placement.slots_by_expert_P[placement.slot_offsets_E1[:-1]], np.int32(-1))
+    return first_E1[experts_TK]
+
+
+@njit(cache=True, nogil=True)
+def _even(slots_TK, experts_TK, offsets_E1, slots_P, key, token_offset):  # type: ignore[no-untyped-def]
+    """Replace each replicated expert's slot by copy number hash(seed, token, expert) mod copies."""
+    for token in range(experts_TK.shape[0]):
+        token_key = _mix(key ^ (np.uint64(token) + token_offset))
+        for k in range(experts_TK.shape[1]):
+            expert = experts_TK[token, k]
+            if expert < 0:
+                continue
+            copies = offsets_E1[expert + 1] - offsets_E1[expert]
+            if copies > 1:
+                copy = _mix(token_key ^ np.uint64(expert)) % np.uint64(copies)
+                slots_TK[token, k] = slots_P[offsets_E1[expert] + np.int64(copy)]
+
+
+@njit(cache=True, nogil=True)
+def _look_up(slots_TK, experts_TK, source_T, row_E, table_RD):  # type: ignore[no-untyped-def]
+    """Replace the slots of the experts that have a row in the table."""
+    for token in range(experts_TK.shape[0]):
+        for k in range(experts_TK.shape[1]):
+            expert = experts_TK[token, k]
+            if expert >= 0 and row_E[expert] >= 0:
+                slots_TK[token, k] = table_RD[row_E[expert], source_T[token]]
+
+
+@njit(cache=True, nogil=True)
+def _fill_nearest(  # type: ignore[no-untyped-def]
+    table_RD, experts_R, offsets_E1, slots_P, device_P, devices_per_node, key
+):
+    """One row per expert: own device first, then own node, then all devices left over."""
+    num_devices = table_RD.shape[1]
+    devices = np.empty(num_devices, dtype=np.int64)
+    for row in range(experts_R.size):
+        expert = experts_R[row]
+        slots = slots_P[offsets_E1[expert] : offsets_E1[expert + 1]]  # ascending, so their devices ascend too
+        row_D = table_RD[row]
+        row_D[:] = -1
+        state = _mix(key ^ np.uint64(expert))
+        start = 0
+        for end in range(1, slots.size + 1):  # copies start..end-1 share a device
+            device = device_P[slots[start]]
+            if end == slots.size or device_P[slots[end]] != device:
+                devices[0] = device
+                state = _share(row_D, devices[:1], slots[start:end], state)
+                start = end
+        start = 0
+        for end in range(1, slots.size + 1):  # copies start..end-1 share a node
+            node = device_P[slots[start]] // devices_per_node
+            if end == slots.size or device_P[slots[end]] // devices_per_node != node:
+                count = 0
+                for device in range(node * devices_per_node, min(num_devices, (node + 1) * devices_per_node)):
+                    if row_D[device] < 0:
+                        devices[count] = device
+                        count += 1
+                state = _share(row_D, devices[:count], slots[start:end], state)
+                start = end
+        count = 0
+        for device in range(num_devices):
+            if row_D[device] < 0:
+                devices[count] = device
+                count += 1
+        _share(row_D, devices[:count], slots, state)
+
+
+@njit(cache=True, nogil=True)
+def _share(row_D, devices, slots, state):  # type: ignore[no-untyped-def]
+    """Give each device one of the slots, each slot equally often up to one; returns the next state of the shuffle.
+
+    Devices and slots are both shuffled (Fisher-Yates), so that neither who gets one source more nor who gets whom is
+    regular.
+    """
+    order = slots.copy()
+    for last in range(order.size - 1, 0, -1):
+        state = _mix(state)
+        pick = np.int64(state % np.uint64(last + 1))
+        order[last], order[pick] = order[pick], order[last]
+    for last in range(devices.size - 1, 0, -1):
+        state = _mix(state)
+        pick = np.int64(state % np.uint64(last + 1))
+        devices[last], devices[pick] = devices[pick], devices[last]
+    for position in range(devices.size):
+        row_D[devices[position]] = order[position % order.size]
+    return state
