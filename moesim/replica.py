@@ -17,7 +17,7 @@ POLICIES = ("even", "nearest")
 _TABLE_ENTRIES = (
     1 << 25
 )  # slots of one table of `nearest` (128 MiB); more replicated experts are done in several passes
-_mix = njit(cache=True, inline="always")(splitmix64)
+_mix = njit(cache=True)(splitmix64)
 
 
 def choose_replicas(
@@ -65,7 +65,7 @@ def nearest_table(
     Within each of the three classes (copies on the device, on the node, elsewhere) every copy gets its share of the
     sources, equal up to one, in an order shuffled by `seed` and the expert.
     """
-    table_RD = np.empty((experts_R.size, placement.num_devices), dtype=np.int32)
+    table_RD = np.full((experts_R.size, placement.num_devices), -1, dtype=np.int32)
     _fill_nearest(
         table_RD,
         experts_R,
@@ -132,57 +132,46 @@ def _look_up(slots_TK, experts_TK, source_T, row_E, table_RD):  # type: ignore[n
 def _fill_nearest(  # type: ignore[no-untyped-def]
     table_RD, experts_R, offsets_E1, slots_P, device_P, devices_per_node, key
 ):
-    """One row per expert: own device first, then own node, then all devices left over."""
+    """One row per expert: devices that hold it themselves, then those whose node does, then all left over."""
     num_devices = table_RD.shape[1]
-    devices = np.empty(num_devices, dtype=np.int64)
     for row in range(experts_R.size):
         expert = experts_R[row]
         slots = slots_P[offsets_E1[expert] : offsets_E1[expert + 1]]  # ascending, so their devices ascend too
-        row_D = table_RD[row]
-        row_D[:] = -1
         state = _mix(key ^ np.uint64(expert))
-        start = 0
-        for end in range(1, slots.size + 1):  # copies start..end-1 share a device
-            device = device_P[slots[start]]
-            if end == slots.size or device_P[slots[end]] != device:
-                devices[0] = device
-                state = _share(row_D, devices[:1], slots[start:end], state)
-                start = end
-        start = 0
-        for end in range(1, slots.size + 1):  # copies start..end-1 share a node
-            node = device_P[slots[start]] // devices_per_node
-            if end == slots.size or device_P[slots[end]] // devices_per_node != node:
-                count = 0
-                for device in range(node * devices_per_node, min(num_devices, (node + 1) * devices_per_node)):
-                    if row_D[device] < 0:
-                        devices[count] = device
-                        count += 1
-                state = _share(row_D, devices[:count], slots[start:end], state)
-                start = end
-        count = 0
-        for device in range(num_devices):
-            if row_D[device] < 0:
-                devices[count] = device
-                count += 1
-        _share(row_D, devices[:count], slots, state)
+        for width in (1, devices_per_node, num_devices):
+            start = 0
+            for end in range(1, slots.size + 1):  # copies start..end-1 lie in one stretch of `width` devices
+                stretch = device_P[slots[start]] // width
+                if end == slots.size or device_P[slots[end]] // width != stretch:
+                    near_D = table_RD[row, stretch * width : min(num_devices, (stretch + 1) * width)]
+                    state = _share(near_D, slots[start:end], state)
+                    start = end
 
 
 @njit(cache=True, nogil=True)
-def _share(row_D, devices, slots, state):  # type: ignore[no-untyped-def]
-    """Give each device one of the slots, each slot equally often up to one; returns the next state of the shuffle.
+def _share(slot_D, slots, state):  # type: ignore[no-untyped-def]
+    """Give each device without a slot (-1) one of `slots`, each equally often up to one; returns the next state.
 
-    Devices and slots are both shuffled (Fisher-Yates), so that neither who gets one source more nor who gets whom is
-    regular.
+    Devices and slots are both shuffled, so that neither who gets one source more nor who gets whom is regular.
     """
-    order = slots.copy()
-    for last in range(order.size - 1, 0, -1):
+    devices, count = np.empty(slot_D.size, dtype=np.int64), 0
+    for device in range(slot_D.size):
+        if slot_D[device] < 0:
+            devices[count] = device
+            count += 1
+    order = np.arange(slots.size)
+    state = _shuffle(devices, count, state)
+    state = _shuffle(order, slots.size, state)
+    for position in range(count):
+        slot_D[devices[position]] = slots[order[position % slots.size]]
+    return state
+
+
+@njit(cache=True, nogil=True)
+def _shuffle(items, count, state):  # type: ignore[no-untyped-def]
+    """Fisher-Yates on the first `count` items, in place; returns the next state."""
+    for last in range(count - 1, 0, -1):
         state = _mix(state)
         pick = np.int64(state % np.uint64(last + 1))
-        order[last], order[pick] = order[pick], order[last]
-    for last in range(devices.size - 1, 0, -1):
-        state = _mix(state)
-        pick = np.int64(state % np.uint64(last + 1))
-        devices[last], devices[pick] = devices[pick], devices[last]
-    for position in range(devices.size):
-        row_D[devices[position]] = order[position % order.size]
+        items[last], items[pick] = items[pick], items[last]
     return state

@@ -126,14 +126,25 @@ class RoutedModel(Protocol):
     """What a trace asks of a model: its name, its layers and the shape of its routing."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its file name."""
+
     @property
-    def num_layers(self) -> int: ...
+    def num_layers(self) -> int:
+        """All layers, dense ones too."""
+
     @property
-    def moe_layer_indices(self) -> tuple[int, ...]: ...
+    def moe_layer_indices(self) -> tuple[int, ...]:
+        """Model layer indices of the MoE layers, ascending."""
+
     @property
-    def num_experts(self) -> int: ...
+    def num_experts(self) -> int:
+        """Routed experts of a MoE layer."""
+
     @property
-    def top_k(self) -> int: ...
+    def top_k(self) -> int:
+        """Experts of a token, all heads together."""
+
     @property
-    def has_heads_merged(self) -> bool: ...
+    def has_heads_merged(self) -> bool:
+        """Whether several heads choose, so that a row may name an expert twice."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.collective.link_table import LinkTable
 from moesim.collective.schedule import Collective
-from moesim.network.bound import bound_completion, link_load
+from moesim.network.bound import bound_completion, link_load, smallest_latency
 from moesim.step_work import LayerWork, StepWork
 
 _DIGITS = re.compile(r"[0-9]+")
@@ -45,11 +45,13 @@ def balanced_collective_time(collective: Collective, links: LinkTable) -> float:
     """
     flows = collective.flows
     load = link_load(flows.paths, flows.bytes_F, len(links.bandwidth))
-    latency_s = float(flows.latency_F.min(initial=np.inf))
     kinds = [tier + _DIGITS.sub("", name) for tier, name in zip(links.tiers, links.names, strict=True)]
     _, kind_of_link = np.unique(kinds, return_inverse=True)
     needed = np.bincount(kind_of_link, weights=load) / np.bincount(kind_of_link, weights=links.bandwidth)
-    return float(needed.max(initial=0.0)) + (latency_s if np.isfinite(latency_s) else 0.0) + collective.extra_s
+    if flows.num_flows == 0:
+        return collective.extra_s
+    latency = smallest_latency(flows, len(links.bandwidth))
+    return float(max((needed[kind_of_link] + latency).max(), flows.latency_F.max())) + collective.extra_s
 
 
 def step_phases(work: StepWork) -> PhaseTimes:

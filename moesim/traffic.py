@@ -26,7 +26,7 @@ _WIRE_DTYPES = {
 }
 _MOST_DEVICES = 1 << 14  # a D x D matrix of int64 is 2 GiB there
 _PARTIALS_BYTES = 1 << 29  # threads' private matrices together; above it fewer threads count
-_TOKENS_PER_CHUNK = 1024  # smaller inputs are not worth a thread
+_PAIRS_PER_CHUNK = 1 << 20  # counted in milliseconds: less is not worth a thread, nor compiling for threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +119,9 @@ def count_traffic(
     num_devices, devices_per_node = _checked_size(num_devices, devices_per_node)
     device_E = _checked_devices("device_of_expert", device_of_expert, num_devices)
     source_T = _checked_devices("source_device", source_device, num_devices)
-    ids_TK = _checked_ids(expert_ids, source_T.size)
+    ids_TK = _checked_ids(expert_ids, source_T.size, device_E.size)
     num_nodes = -(-num_devices // devices_per_node)
-    chunks = _num_chunks(source_T.size, num_devices, num_nodes)
+    chunks = _num_chunks(ids_TK.size, num_devices, num_nodes)
     per_expert_CDD = np.zeros((chunks, num_devices, num_devices), dtype=np.int64)
     per_device_CDD = np.zeros((chunks, num_devices, num_devices), dtype=np.int64)
     per_node_CDN = np.zeros((chunks, num_devices, num_nodes), dtype=np.int64)
@@ -129,10 +129,12 @@ def count_traffic(
     wrong_C = np.full(chunks, -1, dtype=np.int64)
     node_D = (np.arange(num_devices) // devices_per_node).astype(np.int32)
     order_T = np.argsort(source_T, kind="stable")  # a source's tokens together: its matrix rows stay in the cache
-    _count(
-        order_T, ids_TK, source_T, device_E, node_D, per_expert_CDD, per_device_CDD, per_node_CDN, fanout_CN1, wrong_C
-    )
-    _refuse_wrong_id(ids_TK, wrong_C, device_E.size)
+    inputs = (order_T, ids_TK, source_T, device_E, node_D)
+    if chunks == 1:
+        wrong_C[0] = _count(*inputs, per_expert_CDD[0], per_device_CDD[0], per_node_CDN[0], fanout_CN1[0])
+    else:
+        _count_chunks(*inputs, per_expert_CDD, per_device_CDD, per_node_CDN, fanout_CN1, wrong_C)
+    _refuse_wrong_id(np.asarray(expert_ids), wrong_C, device_E.size)
     return _counts(_merged(per_expert_CDD), _merged(per_device_CDD), _merged(per_node_CDN), _merged(fanout_CN1))
 
 
@@ -155,58 +157,72 @@ def count_placed(
     return PlacedTraffic(counts, load_P)
 
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=True, nogil=True)
 def _count(  # type: ignore[no-untyped-def]  # types are numba's
-    order_T, ids_TK, source_T, device_E, node_D, per_expert_CDD, per_device_CDD, per_node_CDN, fanout_CN1, wrong_C
+    order_T, ids_TK, source_T, device_E, node_D, per_expert_DD, per_device_DD, per_node_DN, fanout_N1
 ):
-    """Fill each chunk's matrices; `wrong_C` gets the position of an id outside -1..E-1, which ends its chunk.
+    """Add the copies of the tokens of `order_T`; returns the position of an id outside -1..E-1, which ends it, or -1.
 
     A device is new to a token when its stamp is not that token's number: no set, nothing to clear between tokens.
     Devices are looked up for the whole row first, so that the misses of the large table overlap, and the counting has
     no branch to mispredict.
     """
-    num_tokens, top_k = ids_TK.shape
-    num_chunks, num_devices, num_nodes = per_node_CDN.shape
-    num_experts = device_E.size
+    top_k, num_experts = ids_TK.shape[1], device_E.size
+    stamp_D = np.full(per_node_DN.shape[0], -1, dtype=np.int64)
+    stamp_N = np.full(per_node_DN.shape[1], -1, dtype=np.int64)
+    device_K = np.empty(top_k, dtype=np.int32)
+    for token in order_T:
+        found = 0
+        for k in range(top_k):
+            expert = ids_TK[token, k]
+            if expert < 0 or expert >= num_experts:
+                if expert == -1:
+                    continue
+                return token * top_k + k
+            device_K[found] = device_E[expert]
+            found += 1
+        per_expert_D = per_expert_DD[source_T[token]]
+        per_device_D = per_device_DD[source_T[token]]
+        per_node_N = per_node_DN[source_T[token]]
+        nodes = 0
+        for k in range(found):
+            device = device_K[k]
+            node = node_D[device]
+            new_node = stamp_N[node] != token
+            per_expert_D[device] += 1
+            per_device_D[device] += stamp_D[device] != token
+            per_node_N[node] += new_node
+            nodes += new_node
+            stamp_D[device] = token
+            stamp_N[node] = token
+        fanout_N1[nodes] += 1
+    return -1
+
+
+@njit(cache=True, nogil=True, parallel=True)
+def _count_chunks(  # type: ignore[no-untyped-def]
+    order_T, ids_TK, source_T, device_E, node_D, per_expert_CDD, per_device_CDD, per_node_CDN, fanout_CN1, wrong_C
+):
+    """Count equal chunks of tokens in parallel, each into its own matrices."""
+    num_chunks, num_tokens = wrong_C.size, order_T.size
     for chunk in prange(num_chunks):
-        stamp_D = np.full(num_devices, -1, dtype=np.int64)
-        stamp_N = np.full(num_nodes, -1, dtype=np.int64)
-        device_K = np.empty(top_k, dtype=np.int32)
-        for position in range(num_tokens * chunk // num_chunks, num_tokens * (chunk + 1) // num_chunks):
-            token = order_T[position]
-            found = 0
-            for k in range(top_k):
-                expert = ids_TK[token, k]
-                if expert < 0 or expert >= num_experts:
-                    if expert == -1:
-                        continue
-                    wrong_C[chunk] = token * top_k + k
-                    break
-                device_K[found] = device_E[expert]
-                found += 1
-            if wrong_C[chunk] >= 0:
-                break
-            per_expert_D = per_expert_CDD[chunk, source_T[token]]
-            per_device_D = per_device_CDD[chunk, source_T[token]]
-            per_node_N = per_node_CDN[chunk, source_T[token]]
-            nodes = 0
-            for k in range(found):
-                device = device_K[k]
-                node = node_D[device]
-                new_node = stamp_N[node] != token
-                per_expert_D[device] += 1
-                per_device_D[device] += stamp_D[device] != token
-                per_node_N[node] += new_node
-                nodes += new_node
-                stamp_D[device] = token
-                stamp_N[node] = token
-            fanout_CN1[chunk, nodes] += 1
+        wrong_C[chunk] = _count(
+            order_T[num_tokens * chunk // num_chunks : num_tokens * (chunk + 1) // num_chunks],
+            ids_TK,
+            source_T,
+            device_E,
+            node_D,
+            per_expert_CDD[chunk],
+            per_device_CDD[chunk],
+            per_node_CDN[chunk],
+            fanout_CN1[chunk],
+        )
 
 
-def _num_chunks(num_tokens: int, num_devices: int, num_nodes: int) -> int:
+def _num_chunks(num_pairs: int, num_devices: int, num_nodes: int) -> int:
     """Chunks to count in parallel: one a thread, fewer where the input is small or the matrices are large."""
     partial_bytes = 8 * num_devices * (2 * num_devices + num_nodes)
-    return max(1, min(get_num_threads(), num_tokens // _TOKENS_PER_CHUNK, _PARTIALS_BYTES // partial_bytes))
+    return max(1, min(get_num_threads(), num_pairs // _PAIRS_PER_CHUNK, _PARTIALS_BYTES // partial_bytes))
 
 
 def _merged(partials: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -251,14 +267,15 @@ def _checked_devices(name: str, devices: NDArray[np.integer], num_devices: int) 
     return np.ascontiguousarray(devices, dtype=np.int32)
 
 
-def _checked_ids(expert_ids: NDArray[np.integer], num_tokens: int) -> NDArray[np.integer]:
+def _checked_ids(expert_ids: NDArray[np.integer], num_tokens: int, num_experts: int) -> NDArray[np.int32]:
     ids_TK = np.asarray(expert_ids)
     if ids_TK.ndim != 2 or (ids_TK.size and ids_TK.dtype.kind not in "iu"):
         raise InputError(f"expert_ids must be integers [tokens, K]; got shape {ids_TK.shape} of {ids_TK.dtype}")
     if ids_TK.shape[0] != num_tokens:
         raise InputError(f"expert_ids has {ids_TK.shape[0]} tokens, source_device has {num_tokens}; they must agree")
-    # int32 is counted in place; other widths are rare enough that a copy beats one more compiled kernel
-    return np.ascontiguousarray(ids_TK if ids_TK.dtype == np.int32 else ids_TK.astype(np.int64))
+    # int32 is counted in place; other widths are rare, and a copy is cheaper than compiling a kernel for each
+    clipped_TK = ids_TK if ids_TK.dtype == np.int32 else ids_TK.astype(np.int64).clip(-2, num_experts)
+    return np.ascontiguousarray(clipped_TK, dtype=np.int32)
 
 
 def _refuse_wrong_id(ids_TK: NDArray[np.integer], wrong_C: NDArray[np.int64], num_experts: int) -> None:

@@ -7,17 +7,24 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from moesim.errors import InputError
+from moesim.errors import InputError, unknown_name
 from moesim.model import MoEModel
 from moesim.provenance import data_folder
 from moesim.routing import DealtStep, RoutingTrace
 from moesim.scenario import Scenario, TraceSection
-from moesim.trace import deal, load_trace, num_dealt_steps, synthetic_steps
+from moesim.trace import load_trace
+from moesim.trace.dealing import deal, num_dealt_steps
+from moesim.trace.expansion import expansion_note
+from moesim.trace.layer_rule import rows_to_replay
+from moesim.trace.synthetic import synthetic_steps
 
 Window = tuple[int, int]
+MOST_STEPS = 1 << 31  # a synthetic router never runs out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,99 +58,71 @@ def _recorded(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
     section = scenario.trace
     path = _find(scenario, str(section.path))
     trace = load_trace(path)
-    rows, notes = _layer_rows(trace, model, section)
+    info = trace.info
+    rows = rows_to_replay(info, model, str(path), routing_only=section.routing_only)
     seed = scenario.seed if section.seed is None else section.seed
-    if trace.info.level == "count":
-        notes += (
-            "counts expanded to tokens by the assumption `independent`: sources uniform, each token draws its distinct "
-            "experts by load",
-        )
-    num_steps = num_dealt_steps(
-        trace, num_ranks=num_ranks, mode=scenario.mode.kind, tokens_per_rank=section.tokens_per_rank
-    )
+    options: dict[str, Any] = {
+        "num_ranks": num_ranks,
+        "mode": scenario.mode.kind,
+        "tokens_per_rank": section.tokens_per_rank,
+        "top_k": model.top_k,
+    }
 
     def deal_window(window: Window) -> Iterator[DealtStep]:
-        dealt = deal(
-            trace,
-            num_ranks=num_ranks,
-            mode=scenario.mode.kind,
-            tokens_per_rank=section.tokens_per_rank,
-            steps=window,
-            seed=seed,
-        )
-        return (_on_model_layers(step, rows) for step in dealt)
+        return (_on_model_layers(step, rows) for step in deal(trace, steps=window, seed=seed, **options))
 
     return Workload(
         path=path,
-        origin=trace.info.origin or "not stated in the file",
-        num_steps=num_steps,
-        assumptions=tuple(trace.info.notes) + notes,
+        origin=info.origin or "not stated in the file",
+        num_steps=num_dealt_steps(trace, **options),
+        assumptions=_assumptions(trace, model, section),
         deal_window=deal_window,
     )
 
 
+def _assumptions(trace: RoutingTrace, model: MoEModel, section: TraceSection) -> tuple[str, ...]:
+    notes = list(trace.info.notes)
+    if trace.info.level == "count":
+        notes.append(expansion_note(trace))
+    if section.routing_only:
+        notes.append(
+            f"routing only: the {trace.info.num_layers} recorded layers of {trace.info.model or 'an unnamed model'} stand "
+            f"in for the {model.num_moe_layers} MoE layers of {model.name}, repeated in order"
+        )
+    return tuple(notes)
+
+
 def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
     section = scenario.trace
-    assert section.tokens_per_rank is not None and section.steps is not None and section.router is not None
+    router, tokens_per_rank = section.router, section.tokens_per_rank
+    assert router is not None and tokens_per_rank is not None  # checked when the section was read
     seed = scenario.seed if section.seed is None else section.seed
     parameters = {} if section.exponent is None else {"exponent": section.exponent}
 
     def deal_window(window: Window) -> Iterator[DealtStep]:
         return synthetic_steps(
-            str(section.router),
+            router,
             num_layers=model.num_moe_layers,
             num_experts=model.num_experts,
             top_k=model.top_k,
             num_ranks=num_ranks,
-            tokens_per_rank=int(section.tokens_per_rank or 0),
+            tokens_per_rank=tokens_per_rank,
             steps=window,
             seed=seed,
-            parameters=parameters,
+            **parameters,
         )
 
     return Workload(
         path=None,
-        origin=f"synthetic router {section.router}, seed {seed}",
-        num_steps=1 << 31,
-        assumptions=(f"routing is synthetic (router {section.router}): sequences, tasks and drift are absent",),
+        origin=f"synthetic router {router}, seed {seed}",
+        num_steps=MOST_STEPS,
+        assumptions=(f"routing is synthetic (router {router}): it has no sequences, tasks or drift",),
         deal_window=deal_window,
     )
 
 
-def _layer_rows(trace: RoutingTrace, model: MoEModel, section: TraceSection) -> tuple[np.ndarray, tuple[str, ...]]:
-    """For every MoE layer of the model the trace's layer row to use, and what that assumes."""
-    info = trace.info
-    if (info.num_experts, info.top_k or model.top_k) != (model.num_experts, model.top_k):
-        raise InputError(
-            f"{trace.path} has {info.num_experts} experts and top-{info.top_k}, but model {model.name} has "
-            f"{model.num_experts} and top-{model.top_k}; take a model with the trace's shape"
-        )
-    if section.routing_only:
-        rows = np.arange(model.num_moe_layers) % info.num_layers
-        note = (
-            f"routing only: {info.num_layers} recorded layers of {info.model or 'an unnamed model'} stand in for the "
-            f"{model.num_moe_layers} MoE layers of {model.name}, repeated in order"
-        )
-        return rows, (note,)
-    if info.model not in (None, model.name):
-        raise InputError(
-            f"{trace.path} was recorded from {info.model}, not {model.name}; name that model, or set "
-            "trace.routing_only: true to replay its routing under another model"
-        )
-    if tuple(info.layers) != tuple(model.moe_layer_indices):
-        raise InputError(
-            f"{trace.path} holds layers {_shown(info.layers)}, but the MoE layers of {model.name} are "
-            f"{_shown(model.moe_layer_indices)}; set trace.routing_only: true to repeat the trace's layers in order"
-        )
-    return np.arange(model.num_moe_layers), ()
-
-
-def _shown(layers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, layers)) if len(layers) <= 6 else f"{layers[0]}..{layers[-1]} ({len(layers)} of them)"
-
-
-def _on_model_layers(step: DealtStep, rows: np.ndarray) -> DealtStep:
-    if len(rows) == len(step.experts_LTK) and (rows == np.arange(len(rows))).all():
+def _on_model_layers(step: DealtStep, rows: NDArray[np.int64]) -> DealtStep:
+    if np.array_equal(rows, np.arange(len(step.experts_LTK))):
         return step
     weights = None if step.weights_LTK is None else step.weights_LTK[rows]
     return dataclasses.replace(step, experts_LTK=step.experts_LTK[rows], weights_LTK=weights)
@@ -154,4 +133,7 @@ def _find(scenario: Scenario, text: str) -> Path:
     path = scenario.resolve_path(text)
     if path.exists() or "/" in text or path.suffix:
         return path
-    return data_folder("traces") / f"{text}.parquet"
+    shipped = {file.stem: file for file in sorted(data_folder("traces").glob("*.parquet"))}
+    if text not in shipped:
+        raise unknown_name("trace", text, shipped)
+    return shipped[text]

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from moesim.cli.output import Json, print_json, print_page
+from moesim.errors import InputError
 
 app = typer.Typer(help="Inspect and convert routing traces.", no_args_is_help=True)
 
@@ -14,7 +15,7 @@ app = typer.Typer(help="Inspect and convert routing traces.", no_args_is_help=Tr
 def inspect(trace: Annotated[Path, typer.Argument(help="Trace file.")], as_json: Json = False) -> None:
     """Load skew per layer, Gini, adjacent-token overlap, co-activation."""
     from moesim.report.formats.text import inspect_table
-    from moesim.trace import inspect_trace
+    from moesim.trace.inspect import inspect_trace
 
     facts = inspect_trace(trace)
     if as_json:
@@ -36,7 +37,7 @@ def convert(
     """Convert a trace to moesim's Parquet."""
     from moesim.model import load_model
     from moesim.report.formats.text import facts_table
-    from moesim.trace import convert_trace, parse_layers
+    from moesim.trace.convert import convert_trace
 
     answer = convert_trace(
         source,
@@ -44,9 +45,17 @@ def convert(
         format=format,
         model=None if model is None else load_model(model),
         key=key,
-        layers=None if layers is None else parse_layers(layers),
+        layers=None if layers is None else _layer_list(layers),
     )
     if as_json:
         print_json(answer)
     else:
         print_page(facts_table(answer))
+
+
+def _layer_list(text: str) -> list[int]:
+    """The layer indices in "0,7,15"; raises InputError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 8 for part in parts):
+        raise InputError(f"--layers {text[:40]!r} is not a list of layer indices; write for example 0,7,15")
+    return [int(part) for part in parts]

@@ -26,4 +26,4 @@ class LayerRuns:
         """A rank is through; after the last one the layer's arrays are let go."""
         self._left[ordinal] -= 1
         if self._left[ordinal] == 0:
-            self.observations[ordinal] = observe(self._running.pop(ordinal))
+            self.observations[ordinal] = observe(self._running.pop(ordinal), self.work.plan.builder.links.bandwidth)

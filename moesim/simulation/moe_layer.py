@@ -1,7 +1,8 @@
 """MoELayerRun: one MoE layer of one step while ranks pass through it; built when the first rank comes, then forgotten."""
 
 from moesim.collective.schedule import Collective
-from moesim.network.fabric import Fabric, Transfer
+from moesim.network.fabric import Fabric
+from moesim.network.transfer import Transfer
 from moesim.simulation.device import Process, SimulatedDevice
 from moesim.step_work import LayerWork
 

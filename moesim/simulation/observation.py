@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from moesim.collective.schedule import Collective
 from moesim.compute import Cost
 from moesim.network.bound import link_load
-from moesim.network.fabric import Transfer
+from moesim.network.transfer import Transfer
 from moesim.simulation.moe_layer import MoELayerRun
 
 Floats = NDArray[np.float64]
@@ -52,8 +52,8 @@ class LayerObservation:
         return float(self.load_D.mean()) / most if most else 1.0
 
 
-def observe(run: MoELayerRun) -> LayerObservation:
-    """What to keep of `run`, after its last rank has left."""
+def observe(run: MoELayerRun, link_bandwidth: Floats) -> LayerObservation:
+    """What to keep of `run`, after its last rank has left; link_bandwidth in bytes/s [J]."""
     work = run.work
     fanout_nodes, fanout_devices = work.mean_fanout()
     return LayerObservation(
@@ -63,13 +63,12 @@ def observe(run: MoELayerRun) -> LayerObservation:
         fanout_nodes_count=work.fanout_nodes_count,
         fanout_nodes=fanout_nodes,
         fanout_devices=fanout_devices,
-        dispatch=_observe_transfer(work.dispatch, run.dispatch),
-        combine=_observe_transfer(work.combine, run.combine),
+        dispatch=_observe_transfer(work.dispatch, run.dispatch, link_bandwidth),
+        combine=_observe_transfer(work.combine, run.combine, link_bandwidth),
     )
 
 
-def _observe_transfer(collective: Collective, transfer: Transfer) -> TransferObservation:
-    bandwidth = transfer.link_bandwidth
+def _observe_transfer(collective: Collective, transfer: Transfer, bandwidth: Floats) -> TransferObservation:
     flows, num_links = collective.flows, len(bandwidth)
     links = flows.paths.links
     flow_of_link = np.repeat(np.arange(len(flows.bytes_F)), np.diff(flows.paths.offsets))

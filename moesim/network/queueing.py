@@ -1,0 +1,47 @@
+"""The closed form of a link that never idles while it has work: transfers queue behind each other's bytes.
+
+When flows start at time t, each link they cross is busy until max(busy, t) + bytes / bandwidth. A group of flows ends when
+the most loaded of its links has carried all it was given before the group's last flow started, plus the smallest latency
+among the transfer's flows there. For flows that start together this is the lower bound of bound.py.
+"""
+
+import numpy as np
+from numba import njit
+
+from moesim.network.waits import part_ended
+
+
+@njit(cache=True, nogil=True)
+def add_load(busy_s, bandwidth, link_bytes, offsets, links, size, flows, now):  # type: ignore[no-untyped-def]
+    """Queue the bytes of `flows`, which start at `now`, on their links."""
+    for flow in flows:
+        if size[flow] == 0.0:
+            continue
+        for hop in range(offsets[flow], offsets[flow + 1]):
+            link = links[hop]
+            busy_s[link] = max(busy_s[link], now) + size[flow] / bandwidth[link]
+            link_bytes[link] += size[flow]
+
+
+@njit(cache=True, nogil=True)
+def end_groups(  # type: ignore[no-untyped-def]
+    waits, starts_left_G, group_flows, group_starts, busy_s, offsets, links, size, hop_latency, start_F, finish_F, flows
+):
+    """Count `flows` as started and work out when the groups end that now have all of theirs; returns the waits over."""
+    over = 0
+    for flow in flows:
+        group = waits.group_F[flow]
+        starts_left_G[group] -= 1
+        if starts_left_G[group] > 0:
+            continue
+        group_end = -np.inf
+        for member in group_flows[group_starts[group] : group_starts[group + 1]]:
+            finish_F[member] = start_F[member]
+            end = start_F[member] + waits.latency_F[member]
+            if size[member] > 0.0:
+                for hop in range(offsets[member], offsets[member + 1]):
+                    finish_F[member] = max(finish_F[member], busy_s[links[hop]])
+                    end = max(end, busy_s[links[hop]] + hop_latency[hop])
+            group_end = max(group_end, end)
+        over = part_ended(waits, group, waits.flows_left_G[group], group_end, over)
+    return over

@@ -1,0 +1,158 @@
+"""Tables on a terminal (rich), and the same words as summary.txt.
+
+Names come from files: they enter as Text, never as markup.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from moesim.report.context import flatten, plain
+from moesim.report.summary import RunLine, Summary, summarise
+from moesim.report.words import aligned_times, printable
+from moesim.result import Comparison, SimulationResult
+from moesim.units import format_bytes, format_time
+
+_WIDTH = 110
+
+
+def render(subject: Comparison | SimulationResult) -> dict[str, bytes]:
+    """summary.txt: question, answer and tables as plain text; wall-clock times left out."""
+    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
+    console.print(page(subject, wall_clock=False))
+    assert isinstance(console.file, io.StringIO)
+    text = "\n".join(line.rstrip() for line in console.file.getvalue().splitlines())
+    return {"summary.txt": f"{text}\n".encode()}
+
+
+def page(subject: Comparison | SimulationResult, *, wall_clock: bool = True) -> RenderableType:
+    """What `simulate` and `compare` print: the table, then the answer, what limits, how sure we are."""
+    summary = summarise(subject)
+    table = result_table(subject) if isinstance(subject, SimulationResult) else _runs_table(summary, wall_clock)
+    words: list[RenderableType] = [Text(printable(summary.answer), style="bold")]
+    words += [Text(printable(sentence)) for sentence in summary.remarks]
+    words += [Text(printable(sentence), style="dim") for sentence in summary.sureness]
+    if summary.assumptions:
+        words.append(Text("Assumptions:", style="dim"))
+        words += [Padding(Text(f"- {printable(text)}", style="dim"), (0, 0, 0, 2)) for text in summary.assumptions]
+    question = Text(printable(summary.question), style="bold cyan")
+    return Group(question, table, *words)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """One row a strategy, fastest first; strategies that declined last, with their reason."""
+    return _runs_table(summarise(comparison), wall_clock=True)
+
+
+def _runs_table(summary: Summary, wall_clock: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    times, unit = aligned_times([line.step_time_s for line in summary.lines])
+    planned = wall_clock and any(line.plan_s is not None for line in summary.lines)
+    table.add_column("strategy", no_wrap=True)
+    for heading in (
+        f"step time ({unit})",
+        "speedup",
+        "balancedness",
+        "fan-out (nodes)",
+        *(["planned in"] if planned else []),
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("limited by", overflow="fold")
+    for line, time in zip(summary.lines, times, strict=True):
+        table.add_row(*_cells(line, time, planned), style="bold green" if line.is_best else None)
+    return table
+
+
+def _cells(line: RunLine, time: str, planned: bool) -> list[Text]:
+    if line.declined is not None:
+        blank = [Text("-")] * (5 if planned else 4)
+        return [Text(printable(line.strategy)), *blank, Text(printable(f"declined: {line.declined}"))]
+    numbers = [
+        time,
+        "-" if line.speedup is None else f"{line.speedup:.2f}x",
+        "-" if line.balancedness is None else f"{line.balancedness:.3f}",
+        "-" if line.fanout_nodes is None else f"{line.fanout_nodes:.2f}",
+    ]
+    if planned:
+        numbers.append("-" if line.plan_s is None else format_time(line.plan_s))
+    return [Text(printable(line.strategy)), *map(Text, numbers), Text(printable(line.limit))]
+
+
+def result_table(result: SimulationResult) -> RenderableType:
+    """The numbers of one run, then a row for every layer."""
+    layers = Table(box=box.SIMPLE_HEAD, title="layers (mean over steps)", title_justify="left")
+    for heading in ("layer", "attention", "dispatch", "experts", "combine", "balancedness", "fan-out nodes"):
+        layers.add_column(heading, justify="right")
+    for layer in result.layers:
+        times = (layer.attention_s, layer.dispatch_s, layer.experts_s, layer.combine_s)
+        cells = [str(layer.layer), *map(format_time, times), f"{layer.balancedness:.3f}", f"{layer.fanout_nodes:.2f}"]
+        layers.add_row(*map(Text, cells))
+    return Group(facts_table(_result_facts(result)), layers)
+
+
+def _result_facts(result: SimulationResult) -> dict[str, str]:
+    memory, limit = result.memory, result.bottleneck
+    return {
+        "strategy": result.strategy,
+        "step time": format_time(result.step_time_s),
+        "tokens/s per device": plain(result.tokens_per_s_per_device),
+        "limited by": f"{limit.kind} {limit.name} ({limit.share:.0%} of the step)",
+        "balancedness": f"{result.balancedness:.3f}",
+        "fan-out": f"{result.fanout_nodes:.2f} nodes, {result.fanout_devices:.2f} devices",
+        "fullest device": f"{format_bytes(memory.max_device_bytes)} of {format_bytes(memory.capacity_bytes)}",
+        "dropped": f"{result.drop_rate:.2%}",
+        "steps": str(len(result.steps)),
+    }
+
+
+def facts_table(facts: Mapping[str, Any], title: str | None = None) -> Table:
+    """Plain nested data as key and value, for `topology show`, `model show` and the like."""
+    table = Table(box=None, show_header=False, title=None if title is None else Text(printable(title), style="bold"))
+    table.title_justify = "left"
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, text in flatten(facts):
+        table.add_row(Text(printable(key)), Text(printable(text)))
+    return table
+
+
+def records_table(records: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """A row for every record, a column for every key of the first; for `topology list`, `model list`."""
+    table = Table(box=box.SIMPLE_HEAD, title=None if title is None else Text(printable(title), style="bold"))
+    table.title_justify = "left"
+    keys = list(records[0]) if records else []
+    for key in keys:
+        numeric = all(isinstance(record.get(key), (int, float, type(None))) for record in records)
+        table.add_column(Text(printable(str(key))), justify="right" if numeric else "left", overflow="fold")
+    for record in records:
+        table.add_row(*(Text(printable(plain(record.get(key)))) for key in keys))
+    return table
+
+
+def inspect_table(facts: Mapping[str, Any]) -> RenderableType:
+    """What `trace inspect` found: single values as facts, lists of one number per layer as columns of one table."""
+    layers = facts.get("layers")
+    count = len(layers) if isinstance(layers, (list, tuple)) else layers
+    columns = {
+        key: value for key, value in facts.items() if isinstance(value, (list, tuple)) and len(value) == count and count
+    }
+    rest = facts_table({key: value for key, value in facts.items() if key not in columns or key == "layers"})
+    per_layer = {key: value for key, value in columns.items() if key != "layers"}
+    if not per_layer:
+        return rest
+    index = list(layers) if isinstance(layers, (list, tuple)) else range(int(count or 0))
+    records = [
+        {"layer": layer, **{key: _short(value[row]) for key, value in per_layer.items()}}
+        for row, layer in enumerate(index)
+    ]
+    return Group(rest, records_table(records))
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

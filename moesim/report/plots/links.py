@@ -1,0 +1,57 @@
+"""How busy every link was: one small heat map per tier and direction."""
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from moesim.report.figure import INK, new_figure, styled
+from moesim.report.link_grid import LinkGrid, link_grids
+from moesim.report.words import printable
+from moesim.result import SimulationResult
+
+_TIER_WORDS = {"scale_up": "scale-up", "nic": "NIC", "leaf": "leaf", "pod": "pod", "core": "core"}
+_SHOWN_TIERS = 8
+
+
+@styled
+def draw(result: SimulationResult, top: float) -> Figure:
+    """Colour from 0 to `top` (share of the time a link was needed at full rate), the same scale in every grid."""
+    grids = link_grids(result)
+    tiers = list(dict.fromkeys(grid.tier for grid in grids))[:_SHOWN_TIERS]
+    rows = [[grid for grid in grids if grid.tier == tier][:2] for tier in tiers]
+    heights = [0.35 + 0.16 * min(max(grid.use.shape[0] for grid in row), 12) for row in rows]
+    height = max(0.5 + sum(heights) + 0.28 * len(rows), 1.5)
+    figure, panels = new_figure(height, max(len(rows), 1), 2, height_ratios=heights or None)
+    image = None
+    for place, axes in enumerate(panels):
+        row = rows[place // 2] if rows else []
+        if place % 2 < len(row):
+            image = _panel(axes, row[place % 2], top)
+        else:
+            axes.set_axis_off()
+    if image is not None:
+        bar = figure.colorbar(image, ax=panels, shrink=0.8, pad=0.03, aspect=26)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}" if top >= 0.05 else f"{value:.1%}")
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(length=0)
+    return figure
+
+
+def _panel(axes: Axes, grid: LinkGrid, top: float) -> AxesImage:
+    image = axes.imshow(grid.use, cmap="viridis", vmin=0.0, vmax=top, aspect="auto")
+    name = f"{_TIER_WORDS.get(grid.tier, grid.tier)} {grid.direction}".strip()
+    axes.set_title(printable(name, 24), loc="left", size=8.5, color=INK, pad=3)
+    rows, columns = grid.use.shape
+    axes.set_xticks(*_ticks(columns))
+    axes.set_yticks(*_ticks(rows) if grid.row_word and rows > 1 else ([], []))
+    if grid.row_word and rows > 1:
+        axes.set_ylabel(printable(grid.row_word, 24))
+    axes.set_xlabel(printable(grid.column_word, 24), labelpad=1)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, pad=2, labelsize=7)
+    return image
+
+
+def _ticks(count: int) -> tuple[list[int], list[str]]:
+    positions = list(range(0, count, max(1, -(-count // 8))))
+    return positions, [str(position) for position in positions]

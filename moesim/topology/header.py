@@ -1,0 +1,16 @@
+"""The keys every topology file has, whatever its shape."""
+
+from typing import Literal
+
+from moesim.topology.facts import CountFact, Name, Section
+
+
+class Header(Section):
+    """Name, shape and accelerator of a machine; `nodes` is the count built when none is asked for."""
+
+    format_version: Literal[1]
+    name: Name
+    description: str = ""
+    shape: str
+    accelerator: str
+    nodes: CountFact

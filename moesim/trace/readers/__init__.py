@@ -1,0 +1,1 @@
+"""Readers: one file per format that `moesim trace convert` takes; each defines `read` and `recognises`."""
