@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moesim.cluster import Cluster
     from moesim.model import MoEModel
-    from moesim.plan import Plan
+    from moesim.plan_file import Plan
     from moesim.result import ComparedRun, SimulationResult
     from moesim.routing import RoutingTrace
     from moesim.scenario import Scenario
@@ -77,7 +77,7 @@ def load_model(name: str) -> "MoEModel":
 
 def load_plan(path: str | Path) -> "Plan":
     """The plan in a JSON file."""
-    from moesim.plan import load_plan as load
+    from moesim.plan_file import load_plan as load
 
     return load(path)
 

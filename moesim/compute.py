@@ -5,6 +5,7 @@ Array letters: D device, P slot. All times in seconds, all sizes in bytes; every
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,9 @@ def expert_cost(
     flops_per_token = 2.0 * model.expert_params
     activation_bytes = 2.0 * (2 * model.payload_width + 2 * model.expert_d_ff)
 
-    def per_device(values_P: Floats) -> Floats:
-        return np.bincount(device_of_slot_P, weights=values_P, minlength=num_devices)
+    def per_device(values_P: NDArray[np.floating[Any]]) -> Floats:
+        total: Floats = np.bincount(device_of_slot_P, weights=values_P, minlength=num_devices).astype(np.float64)
+        return total
 
     weight_bytes_D = per_device((load_P > 0) * model.expert_params * dtype_bytes(weight_dtype))
     flops_D = per_device(tiles_P * flops_per_token)

@@ -130,14 +130,13 @@ class SimulationResult(_Part):
     network: NetworkResult
     events: int
     wall_s: float
-    simpy_share: float
     assumptions: tuple[str, ...]
     provenance: dict[str, Any]
     tables: Tables | None = None
 
     def summary(self, *, wall_clock: bool = True) -> dict[str, Any]:
         """Plain data for JSON; without `wall_clock` nothing in it depends on how fast this machine is."""
-        hidden = {"tables"} if wall_clock else {"tables", "wall_s", "simpy_share"}
+        hidden = {"tables"} if wall_clock else {"tables", "wall_s"}
         return self.model_dump(mode="json", exclude=hidden)
 
 

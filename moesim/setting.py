@@ -118,10 +118,11 @@ def override_devices(cluster: Cluster, overrides: tuple[DeviceOverride, ...]) ->
         if not matched:
             names = f"{devices[0].name} to {devices[-1].name}"
             raise InputError(f"cluster.devices match {override.match[:40]!r} matches no device; they are named {names}")
-        changes = {"speed": override.speed, "memory_bytes": override.memory}
-        given = {name: value for name, value in changes.items() if value is not None}
         for i in matched:
-            devices[i] = dataclasses.replace(devices[i], **given)
+            if override.speed is not None:
+                devices[i] = dataclasses.replace(devices[i], speed=override.speed)
+            if override.memory is not None:
+                devices[i] = dataclasses.replace(devices[i], memory_bytes=override.memory)
     return dataclasses.replace(cluster, devices=tuple(devices)) if overrides else cluster
 
 

@@ -35,7 +35,8 @@ class LayerWork:
     @property
     def fanout_nodes_count(self) -> NDArray[np.int64]:
         """Tokens sent to n distinct nodes, at index n."""
-        return np.sum([traffic.counts.fanout_nodes_count for traffic in self.traffic_G], axis=0)
+        total: NDArray[np.int64] = np.sum([traffic.counts.fanout_nodes_count for traffic in self.traffic_G], axis=0)
+        return total
 
     def mean_fanout(self) -> tuple[float, float]:
         """Mean distinct nodes and devices per token."""

@@ -13,7 +13,7 @@ from moesim.collective.schedule import CollectiveBuilder
 from moesim.compute import DeviceRates
 from moesim.errors import Declined, InputError
 from moesim.placement import ExpertPlacement
-from moesim.plan import Plan, load_plan
+from moesim.plan_file import Plan, load_plan
 from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_policy
 from moesim.result import ComparedRun, Comparison, Headroom, SimulationResult
 from moesim.routing import DealtStep

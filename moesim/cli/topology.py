@@ -1,7 +1,7 @@
 """moesim topology: the clusters moesim knows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,7 +34,8 @@ def show(
     from moesim.report.formats.text import facts_table
     from moesim.topology import describe_topology, load_topology
 
-    cluster = load_topology(name, **({} if nodes is None else {"nodes": nodes}))
+    parameters: dict[str, Any] = {} if nodes is None else {"nodes": nodes}
+    cluster = load_topology(name, **parameters)
     if png is not None:
         from moesim.report.plots.topology import draw_topology
 

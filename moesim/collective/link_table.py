@@ -37,7 +37,7 @@ def build_link_table(cluster: Cluster, links: LinkProfile, kernel: KernelProfile
     fraction = {"nic": links.nic.value, "scale_up": links.scale_up.value}
     bandwidth = [link.bandwidth_bytes_per_s * fraction.get(link.tier, 1.0) for link in cluster.links]
     names = [link.name for link in cluster.links]
-    tiers = [link.tier for link in cluster.links]
+    tiers: list[str] = [link.tier for link in cluster.links]
     engine_out: dict[str, int | None] = {}
     engine_in: dict[str, int | None] = {}
     for operation in OPERATIONS:

@@ -192,4 +192,4 @@ def path_latency(paths: Paths, latency_s: NDArray[np.float64]) -> NDArray[np.flo
     """Sum of the link latencies along each path, seconds."""
     num_flows = len(paths.offsets) - 1
     flow_of_link = np.repeat(np.arange(num_flows), np.diff(paths.offsets))
-    return np.bincount(flow_of_link, weights=latency_s[paths.links], minlength=num_flows)
+    return np.bincount(flow_of_link, weights=latency_s[paths.links], minlength=num_flows).astype(np.float64, copy=False)

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from moesim.network.filling import refill, reopen
-from moesim.network.running import ACTIVE, BACKWARD, EPOCH, TIME, insert, remove
+from moesim.network.running import ACTIVE, BACKWARD, CLOSED, EPOCH, EXPECTED, TIME, insert, remove
 
 TIE = 1e-12  # relative: ends this close are one completion
 
@@ -95,18 +95,18 @@ def _count_on_links(run, flow, change):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def commit(run, count, time, merged):  # type: ignore[no-untyped-def]
     """End the first `count` flows of the batch at `time` and share the links anew among the others."""
-    from_level = np.inf
+    position = run.number[CLOSED]
     for at in range(count):
         flow = run.batch[at]
         owner = run.owner[flow]
         level = run.level[owner]
-        from_level = min(from_level, level)
+        position = min(position, run.position[owner])
         run.finish[flow] = run.clock[EPOCH] + time
         if merged:
             served = run.served[owner] + level * (time - run.served_at[owner])
             run.excess[flow] = (served - run.end_served[flow]) * run.weight[flow]
             run.clock[BACKWARD] = max(run.clock[BACKWARD], abs(run.excess[flow]) / run.size[flow])
-    reopen(run, from_level, time)
+    reopen(run, position, time)
     for at in range(count):
         remove(run, run.batch[at])
     run.clock[TIME] = time
@@ -116,10 +116,11 @@ def commit(run, count, time, merged):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def start(run, flows, count, time):  # type: ignore[no-untyped-def]
     """Start the first `count` of `flows` at `time`, which is not before the last completion, and share the links anew."""
-    reopen(run, 0.0, time)
+    reopen(run, 0, time)
     for at in range(count):
         insert(run, flows[at])
     run.clock[TIME] = time
+    run.number[EXPECTED] = 0
     refill(run, time)
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from moesim.network.filling import refill, reopen
 from moesim.network.fluid import commit, first_due, gather, plan
-from moesim.network.running import ACTIVE, EPOCH, TIME, Running, insert, left_to_send, new_running
+from moesim.network.running import ACTIVE, EPOCH, EXPECTED, TIME, Running, insert, left_to_send, new_running
 from moesim.network.waits import flow_ended
 
 
@@ -55,7 +55,8 @@ def _arrive(run, waits, arriving, num_arriving, now, window, over):  # type: ign
     if run.number[ACTIVE] == 0:
         run.clock[EPOCH] = now
         time = 0.0
-    reopen(run, 0.0, time)
+    reopen(run, 0, time)
+    run.number[EXPECTED] = 0
     run.clock[TIME] = time
     moving = False
     for at in range(num_arriving):

@@ -2,8 +2,8 @@
 
 A flow's rate is weight x level, the level being that of its *owner*, the link that is its bottleneck (see maxmin.py). A
 link is *closed* once filling has given it a level; the flows of its own list have that level and are frozen. Flows whose
-owner is not closed are *open*. `order` lists the closed links as they closed, their levels never fall along it, and every
-`spacing` links a *save* remembers what each link had left: filling restarts from any save with exactly the same numbers.
+owner is not closed are *open*. `order` lists the closed links as they closed, and every `spacing` links a *save* remembers
+what each link had left: filling restarts from any save with exactly the same numbers.
 
 Each owner has a clock, `served`: bytes per unit of weight that its own flows got so far. A flow ends when that clock
 reaches `end_served`, so a change of level moves no flow's entry; only a flow that changes owner is rewritten.
@@ -16,10 +16,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 TIME, EPOCH, SOLVES, BACKWARD, EQUAL = 0, 1, 2, 3, 4  # entries of `clock`
-ACTIVE, CLOSED, SPACING = 0, 1, 2  # entries of `number`
+ACTIVE, CLOSED, EXPECTED, SPACING = 0, 1, 2, 3  # entries of `number`
 LEFT, LEFT_LOST, WEIGHT, WEIGHT_LOST = 0, 1, 2, 3  # columns of `open_state`
 NO_OWNER = -1
-NUM_SAVES = 16
+NUM_SAVES = 8
 UNKNOWN = -1.0  # next_served of a link whose own flows have changed
 
 
@@ -27,7 +27,7 @@ class Running(NamedTuple):
     """Flows and links of one fluid run. Times are seconds after the epoch, the start of the present busy period."""
 
     clock: NDArray[np.float64]  # TIME of the last change, EPOCH, SOLVES so far, largest BACKWARD change, 1 if weights are EQUAL
-    number: NDArray[np.int64]  # ACTIVE links, CLOSED links, SPACING of saves
+    number: NDArray[np.int64]  # ACTIVE links, CLOSED links, links in `order` with those EXPECTED to close, SPACING of saves
     # per link
     floor_s: NDArray[np.float64]  # a link may not run dry before this time when completions are merged
     open_state: NDArray[np.float64]  # [links, 4] capacity LEFT for open flows and their WEIGHT, each with what rounding LOST
@@ -40,20 +40,27 @@ class Running(NamedTuple):
     base: NDArray[np.int64]  # where its rows start in row_hop and own_flow
     row_count: NDArray[np.int32]  # running flows on it
     own_count: NDArray[np.int32]  # running flows it owns
+    pair_base: NDArray[np.int64]  # where its row starts in pair_*
+    pair_count: NDArray[np.int32]  # other links its own flows cross, counted once per flow
     active: NDArray[np.int32]  # links with running flows are among the first `number[ACTIVE]` entries
     is_active: NDArray[np.bool_]
     heap_key: NDArray[np.float64]
     heap_link: NDArray[np.int32]
-    order: NDArray[np.int32]  # the closed links
+    order: NDArray[np.int32]  # the closed links, then those expected to close next, as they did before
+    position: NDArray[np.int32]  # of a closed link in `order`
     save_state: NDArray[np.float64]  # [saves, links, 4]
     save_count: NDArray[np.int32]  # [saves, links]
     # rows of links
     row_hop: NDArray[np.int32]
     own_flow: NDArray[np.int32]
+    pair_hop: NDArray[np.int32]  # hops of own flows on other links: what closing a link must take from others, in one sweep
+    pair_link: NDArray[np.int32]
+    pair_weight: NDArray[np.float64]  # not used while weights are equal
     # per hop: one flow on one link
     hop_link: NDArray[np.int32]
     hop_flow: NDArray[np.int32]
     hop_place: NDArray[np.int32]  # index in the row of its link
+    hop_pair: NDArray[np.int32]  # index in the pairs of the owner
     # per flow
     offsets: NDArray[np.int64]
     size: NDArray[np.float64]  # bytes
@@ -79,11 +86,17 @@ def new_running(
     crossing = np.bincount(links, minlength=num_links) if num_hops else np.zeros(num_links, np.int64)
     base = np.zeros(num_links, np.int64)
     np.cumsum(crossing[:-1], out=base[1:])
+    others = np.repeat(np.diff(offsets) - 1, np.diff(offsets))
+    pairs = np.bincount(links, weights=others, minlength=num_links).astype(np.int64) if num_hops else crossing
+    pair_base = np.zeros(num_links, np.int64)
+    np.cumsum(pairs[:-1], out=pair_base[1:])
+    num_pairs = int(pairs.sum())
+    is_equal = bool((weight == 1.0).all())
     open_state = np.zeros((num_links, 4))
     open_state[:, LEFT] = bandwidth
     return Running(
-        clock=np.array([0.0, 0.0, 0.0, 0.0, float((weight == 1.0).all())]),
-        number=np.zeros(3, np.int64),
+        clock=np.array([0.0, 0.0, 0.0, 0.0, float(is_equal)]),
+        number=np.zeros(4, np.int64),
         floor_s=np.zeros(num_links) if floor_s is None else floor_s,
         open_state=open_state,
         open_count=np.zeros(num_links, np.int32),
@@ -95,18 +108,25 @@ def new_running(
         base=base,
         row_count=np.zeros(num_links, np.int32),
         own_count=np.zeros(num_links, np.int32),
+        pair_base=pair_base,
+        pair_count=np.zeros(num_links, np.int32),
         active=np.zeros(num_links, np.int32),
         is_active=np.zeros(num_links, np.bool_),
         heap_key=np.zeros(num_links),
         heap_link=np.zeros(num_links, np.int32),
         order=np.zeros(num_links, np.int32),
+        position=np.zeros(num_links, np.int32),
         save_state=np.zeros((NUM_SAVES, num_links, 4)),
         save_count=np.zeros((NUM_SAVES, num_links), np.int32),
         row_hop=np.zeros(num_hops, np.int32),
         own_flow=np.zeros(num_hops, np.int32),
+        pair_hop=np.zeros(num_pairs, np.int32),
+        pair_link=np.zeros(num_pairs, np.int32),
+        pair_weight=np.zeros(0 if is_equal else num_pairs),
         hop_link=links,
         hop_flow=np.repeat(np.arange(num_flows, dtype=np.int32), np.diff(offsets)),
         hop_place=np.zeros(num_hops, np.int32),
+        hop_pair=np.zeros(num_hops, np.int32),
         offsets=offsets,
         size=size,
         weight=weight,
@@ -150,7 +170,7 @@ def insert(run, flow):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def remove(run, flow):  # type: ignore[no-untyped-def]
     """Take an open flow off its links and its owner's list."""
-    leave_owner(run.own_flow, run.own_place, run.own_count, run.next_served, run.base, run.owner[flow], flow)
+    leave_owner(run, flow)
     for hop in range(run.offsets[flow], run.offsets[flow + 1]):
         link = run.hop_link[hop]
         last = run.row_count[link] - 1
@@ -165,15 +185,48 @@ def remove(run, flow):  # type: ignore[no-untyped-def]
             add_exactly(run.save_state[save], link, WEIGHT, -run.weight[flow])
 
 
-@njit(cache=True, inline="always")
-def leave_owner(own_flow, own_place, own_count, next_served, base, owner, flow):  # type: ignore[no-untyped-def]
-    """Take a flow off its owner's list; the last of the list moves to its place."""
-    last = own_count[owner] - 1
-    moved = own_flow[base[owner] + last]
-    own_flow[base[owner] + own_place[flow]] = moved
-    own_place[moved] = own_place[flow]
-    own_count[owner] = last
-    next_served[owner] = UNKNOWN
+@njit(cache=True)
+def join_owner(run, owner, flow):  # type: ignore[no-untyped-def]
+    """Put a flow on a link's own list."""
+    place = run.own_count[owner]
+    run.owner[flow] = owner
+    run.own_place[flow] = place
+    run.own_flow[run.base[owner] + place] = flow
+    run.own_count[owner] = place + 1
+    run.next_served[owner] = UNKNOWN
+    base, pair = run.pair_base[owner], run.pair_count[owner]
+    for hop in range(run.offsets[flow], run.offsets[flow + 1]):
+        if run.hop_link[hop] != owner:
+            run.hop_pair[hop] = pair
+            run.pair_hop[base + pair] = hop
+            run.pair_link[base + pair] = run.hop_link[hop]
+            if len(run.pair_weight):
+                run.pair_weight[base + pair] = run.weight[flow]
+            pair += 1
+    run.pair_count[owner] = pair
+
+
+@njit(cache=True)
+def leave_owner(run, flow):  # type: ignore[no-untyped-def]
+    """Take a flow off its owner's list; what is last in a list moves to the place that becomes free."""
+    owner = run.owner[flow]
+    last = run.own_count[owner] - 1
+    moved = run.own_flow[run.base[owner] + last]
+    run.own_flow[run.base[owner] + run.own_place[flow]] = moved
+    run.own_place[moved] = run.own_place[flow]
+    run.own_count[owner] = last
+    run.next_served[owner] = UNKNOWN
+    base, end = run.pair_base[owner], run.pair_base[owner] + run.pair_count[owner]
+    for hop in range(run.offsets[flow], run.offsets[flow + 1]):
+        if run.hop_link[hop] != owner:
+            end -= 1
+            free = base + run.hop_pair[hop]
+            run.pair_hop[free] = run.pair_hop[end]
+            run.pair_link[free] = run.pair_link[end]
+            if len(run.pair_weight):
+                run.pair_weight[free] = run.pair_weight[end]
+            run.hop_pair[run.pair_hop[end]] = run.hop_pair[hop]
+    run.pair_count[owner] = end - base
 
 
 @njit(cache=True)

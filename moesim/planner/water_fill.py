@@ -21,7 +21,7 @@ def water_fill(load_E: NDArray[np.float64], num_slots: int, num_devices: int) ->
     copy the expert with fewer copies, then the lower index, comes first, so that idle experts share what is left.
 
     >>> water_fill(np.array([6.0, 1.0, 3.0]), 5, 4).tolist()
-    [3, 1, 1]
+    [2, 1, 2]
     """
     most = max(num_devices, -(-num_slots // load_E.size))
     level = _level(load_E, num_slots, most, float(load_E.sum()) / num_slots, float(load_E.max()))

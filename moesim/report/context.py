@@ -67,7 +67,8 @@ def flatten(value: Any, prefix: str = "", depth: int = 6) -> list[tuple[str, str
     if isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value) and depth:
         return [row for index, item in enumerate(value) for row in flatten(item, _join(prefix, index), depth - 1)]
     if isinstance(value, (list, tuple)):
-        return [(prefix, ", ".join(plain(item) for item in value))]
+        texts = [plain(item) for item in value]
+        return [(prefix, ("; " if any("," in text for text in texts) else ", ").join(texts))]
     return [(prefix, plain(value))]
 
 

@@ -88,7 +88,8 @@ def _timeline(runs: Captioned) -> Section | None:
     reading = (
         f"Layer {_layer_index(runs[0][1], ordinal)} of step {step}, the slowest one, "
         f"on {_rank_words(runs[0][1], place)}: "
-        f"blanks are ranks that wait for others.{_same_scale(runs)} The whole run is in timeline.pftrace."
+        "blanks, and the tails of long communication bars, are ranks that wait for others."
+        f"{_same_scale(runs)} The whole run is in timeline.pftrace."
     )
     return Section("timeline", "One layer, rank by rank", reading, pictures)
 
@@ -136,5 +137,8 @@ def _links(runs: Captioned) -> Section | None:
 def _fan_out(runs: Captioned) -> Section | None:
     if not any(result.tables is not None and result.tables.fanout_nodes_count.any() for _, result in runs):
         return None
-    reading = "A token is sent once to each node that holds one of its experts: fewer nodes, fewer bytes between nodes."
+    reading = (
+        "Nodes that hold experts of one token. A dispatch with node_dedup crosses to each only once, so fewer nodes "
+        "mean fewer bytes between nodes."
+    )
     return Section("fan-out", "Fan-out", reading, (_picture("fan-out", 0, "Nodes per token", fan_out.draw(runs)),))

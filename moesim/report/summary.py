@@ -1,7 +1,6 @@
 """The words and numbers that every report format shows, derived from a comparison without any drawing."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from moesim.report.sentences import answer, limit_words, over, question, remarks, sureness, time_of
 from moesim.result import ComparedRun, Comparison, Headroom, SimulationResult
@@ -134,9 +133,10 @@ def _assumptions(comparison: Comparison) -> tuple[str, ...]:
     for name, result in comparison.results.items():
         for assumption in result.assumptions:
             users.setdefault(assumption, []).append(name)
-    told: dict[str, Any] = dict.fromkeys(comparison.assumptions)
-    for assumption, names in users.items():
-        everyone = len(names) == len(comparison.results)
-        if assumption not in told:
-            told[assumption if everyone else f"{assumption} ({', '.join(names)})"] = None
-    return tuple(told)
+    told = dict.fromkeys([*comparison.assumptions, *users])  # in order, each once
+    return tuple(_with_users(assumption, users.get(assumption, []), len(comparison.results)) for assumption in told)
+
+
+def _with_users(assumption: str, users: list[str], num_results: int) -> str:
+    everyone = len(users) in (0, num_results)
+    return assumption if everyone else f"{assumption} ({', '.join(users)})"

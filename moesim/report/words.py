@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-_LONGEST = 2000
+_LONGEST = 4000
 
 
 def printable(text: str, longest: int = _LONGEST) -> str:

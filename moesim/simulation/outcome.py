@@ -12,6 +12,7 @@ from moesim.simulation.observation import TransferObservation
 from moesim.simulation.recorder import join_spans
 from moesim.simulation.run import StepRun
 from moesim.step_work import WorkPlan
+from moesim.units import format_bytes
 
 Floats = NDArray[np.float64]
 _LAYER_PHASES = ("attention", "dispatch", "experts", "combine")
@@ -58,6 +59,14 @@ def memory_result(runs: list[StepRun], plan: WorkPlan) -> MemoryResult:
     return MemoryResult(max_device_bytes=needed, capacity_bytes=capacity)
 
 
+def memory_notes(memory: MemoryResult) -> tuple[str, ...]:
+    """A sentence when the fullest device would not hold what it must; the times then belong to no real run."""
+    if memory.max_device_bytes <= memory.capacity_bytes:
+        return ()
+    needed, capacity = format_bytes(memory.max_device_bytes), format_bytes(memory.capacity_bytes)
+    return (f"does not fit: the fullest device needs {needed} of its {capacity}; times are as if it did",)
+
+
 def make_tables(runs: list[StepRun], plan: WorkPlan) -> Tables:
     """The arrays behind the summary; step s starts where step s - 1 ended."""
     links, cluster = plan.builder.links, plan.builder.cluster
@@ -99,7 +108,7 @@ def _phases_of_rank(run: StepRun, num_layers: int) -> Floats:
     mine = (spans.rank == run.slowest_rank) & (spans.layer >= 0)
     cell = spans.layer[mine].astype(np.int64) * len(PHASES) + spans.phase[mine]
     seconds = np.bincount(cell, weights=(spans.end_s - spans.start_s)[mine], minlength=num_layers * len(PHASES))
-    return seconds.reshape(num_layers, len(PHASES))
+    return seconds.astype(np.float64, copy=False).reshape(num_layers, len(PHASES))
 
 
 def _mean_over_tokens(runs: list[StepRun], values: list[float]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from moesim.result import Bottleneck, NetworkResult, SimulationResult
 from moesim.routing import DealtStep
 from moesim.simulation.bottleneck import find_bottleneck
-from moesim.simulation.outcome import layer_results, make_tables, memory_result, step_results, top_links
+from moesim.simulation.outcome import layer_results, make_tables, memory_notes, memory_result, step_results, top_links
 from moesim.simulation.run import StepRun, run_step
 from moesim.step_work import StepWork, WorkPlan
 
@@ -53,6 +53,7 @@ def _result(
 ) -> SimulationResult:
     layers = layer_results(runs, plan)
     tables = make_tables(runs, plan)
+    memory = memory_result(runs, plan)
     total_s = sum(run.time_s for run in runs)
     step_time_s = total_s / len(runs)
     phases_s = sum(layer.attention_s + layer.dispatch_s + layer.experts_s + layer.combine_s for layer in layers)
@@ -68,7 +69,7 @@ def _result(
         other_s=max(step_time_s - phases_s, 0.0),
         bottleneck=bottleneck,
         links=top_links(tables, total_s),
-        memory=memory_result(runs, plan),
+        memory=memory,
         drop_rate=0.0,
         balancedness=float(np.mean([layer.balancedness for layer in layers])),
         fanout_nodes=float(np.mean([layer.fanout_nodes for layer in layers])),
@@ -76,8 +77,7 @@ def _result(
         network=NetworkResult(fidelity=fidelity, tolerance=tolerance, error_bound=max(errors) if errors else None),
         events=sum(run.events for run in runs),
         wall_s=wall_s,
-        simpy_share=0.0,
-        assumptions=assumptions,
+        assumptions=assumptions + memory_notes(memory),
         provenance=provenance,
         tables=tables,
     )

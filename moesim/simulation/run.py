@@ -7,7 +7,7 @@ import simpy
 from numpy.typing import NDArray
 
 from moesim.compute import Cost
-from moesim.network.fabric import BoundFabric, Fabric, FluidFabric
+from moesim.network.fabric import BoundFabric, FluidFabric
 from moesim.result import Spans
 from moesim.simulation.device import Process, SimulatedDevice
 from moesim.simulation.layers import LayerRuns
@@ -59,7 +59,7 @@ def run_step(work: StepWork, *, fidelity: str, tolerance: float, offset_s: float
     """Simulate one step from time 0; `offset_s` only shifts the recorded spans."""
     env = CountingEnvironment()
     bandwidth = work.plan.builder.links.bandwidth
-    fabric: Fabric = (
+    fabric: FluidFabric | BoundFabric = (
         FluidFabric(env, bandwidth, tolerance=tolerance) if fidelity == "fluid" else BoundFabric(env, bandwidth)
     )
     recorder = Recorder(work.dealt.step, offset_s)

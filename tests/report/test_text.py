@@ -92,12 +92,23 @@ def test_records_have_a_row_each() -> None:
 
 
 def test_inspection_shows_lists_per_layer_as_columns() -> None:
-    """`layers` as a list of indices or as a count; one row a layer, the rest as facts."""
-    facts = {"level": "token", "layers": [1, 2], "gini": [0.25, 0.5], "max_over_mean": [2.0, 3.12345], "experts": 64}
-    for layers in ([1, 2], 2):
-        lines = [line.split() for line in printed(inspect_table({**facts, "layers": layers})).splitlines()]
-        first = layers[0] if isinstance(layers, list) else 0
-        assert ["layer", "gini", "max_over_mean"] in lines
-        assert [str(first), "0.25", "2"] in lines
-        assert [str(first + 1), "0.5", "3.123"] in lines
-        assert ["experts", "64"] in lines
+    """`layers` lists of one value a layer become columns under the layer's index; the rest stays a list of facts."""
+    facts = {
+        "level": "token",
+        "layers": 2,
+        "layer_indices": [1, 2],
+        "gini": [0.25, 0.5],
+        "max_over_mean": [2.0, 3.12345],
+        "coactivation": [{"mean_lift": 1.5, "top_pairs": [{"experts": [1, 2]}]}] * 2,
+        "experts": 64,
+    }
+    lines = [" ".join(line.split()) for line in printed(inspect_table(facts)).splitlines()]
+    assert "layer gini max over mean mean lift" in lines
+    assert "1 0.25 2 1.5" in lines
+    assert "2 0.5 3.123 1.5" in lines
+    assert "experts 64" in lines
+
+
+def test_inspection_without_layers_is_facts_only() -> None:
+    """Nothing to tabulate."""
+    assert "token" in printed(inspect_table({"level": "token", "layers": 0}))

@@ -225,7 +225,6 @@ def _result(strategy: str, tables: Tables, step_times: list[float], layers: int)
         network=NetworkResult(fidelity="fluid", tolerance=0.02, error_bound=0.08),
         events=12345,
         wall_s=1.23,
-        simpy_share=0.1,
         assumptions=_ASSUMPTIONS[:2],
         provenance={
             "profile": "datasheet roofline",

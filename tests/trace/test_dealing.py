@@ -160,7 +160,8 @@ def test_windows_smaller_than_memory_change_nothing(tmp_path: Path, monkeypatch:
 def test_row_groups_without_asked_tokens_are_not_read(tmp_path: Path) -> None:
     """With a spoilt last row group the steps before it are dealt, and the step in it is refused."""
     path = tmp_path / "t.parquet"
-    trace = recording_of([7, 7, 7, 7], num_layers=1).write(path)
+    write_trace(recording_of([7, 7, 7, 7], num_layers=1).rows(rows_per_batch=7), path)
+    trace = open_trace(path)
     last = pq.ParquetFile(path).metadata.row_group(3).column(4)
     content = bytearray(path.read_bytes())
     content[last.data_page_offset + last.total_compressed_size - 1] ^= 0xFF

@@ -60,13 +60,14 @@ def test_nearest_is_never_farther_than_needed_and_splits_evenly(
 
 
 def test_nearest_shuffles_by_seed() -> None:
-    """Eight far devices on two copies are four each; another seed, or another expert, splits them otherwise."""
+    """Eighteen far devices on two copies are nine each; another seed, or another expert, splits them otherwise."""
     placement = ExpertPlacement(np.array([0, 0, 1, 1, *range(2, 18)]), num_experts=18, num_devices=20)
-    tables = [nearest_table(placement, np.array([0, 1]), 2, seed)[:, 4:].tolist() for seed in (0, 0, 1)]
+    tables = [nearest_table(placement, np.array([0, 1]), 2, seed).tolist() for seed in (0, 0, 1)]
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]
-    assert [slot - 2 for slot in tables[0][1]] != tables[0][0]
-    assert [8, 8] == shares([0, 1], tables[0][0])
+    assert [9, 9] == shares([0, 1], tables[0][0][2:])
+    assert [9, 9] == shares([2, 3], tables[0][1][:2] + tables[0][1][4:])
+    assert [slot - 2 for slot in tables[0][1][4:]] != tables[0][0][4:]
 
 
 def test_even_gives_every_copy_its_share() -> None:

@@ -15,7 +15,7 @@ from moesim.report.words import aligned_times, printable
 from moesim.result import Comparison, SimulationResult
 from moesim.units import format_bytes, format_time
 
-_LONGEST_VALUE = 400
+_LONGEST_VALUE = 4000
 
 
 def render(subject: Comparison | SimulationResult) -> dict[str, bytes]:

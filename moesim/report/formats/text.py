@@ -136,23 +136,29 @@ def records_table(records: Sequence[Mapping[str, Any]], title: str | None = None
 
 
 def inspect_table(facts: Mapping[str, Any]) -> RenderableType:
-    """What `trace inspect` found: single values as facts, lists of one number per layer as columns of one table."""
-    layers = facts.get("layers")
-    count = len(layers) if isinstance(layers, (list, tuple)) else layers
+    """What `trace inspect` found: single values as facts, lists of one value per layer as columns of one table."""
+    count = int(facts["layers"])
     columns = {
-        key: value for key, value in facts.items() if isinstance(value, (list, tuple)) and len(value) == count and count
+        key: value for key, value in facts.items() if isinstance(value, (list, tuple)) and len(value) == count > 0
     }
-    rest = facts_table({key: value for key, value in facts.items() if key not in columns or key == "layers"})
-    per_layer = {key: value for key, value in columns.items() if key != "layers"}
-    if not per_layer:
+    rest = facts_table({key: value for key, value in facts.items() if key not in columns})
+    index = columns.pop("layer_indices", range(count))
+    if not columns:
         return rest
-    index = list(layers) if isinstance(layers, (list, tuple)) else range(int(count or 0))
     records = [
-        {"layer": layer, **{key: _short(value[row]) for key, value in per_layer.items()}}
+        {"layer": layer, **{name: cell for key, value in columns.items() for name, cell in _cells_of(key, value[row])}}
         for row, layer in enumerate(index)
     ]
     return Group(rest, records_table(records))
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+def _cells_of(key: str, value: Any) -> list[tuple[str, Any]]:
+    """One cell, or of a mapping one for each of its plain values; lists inside it are for --json."""
+    if isinstance(value, Mapping):
+        return [
+            cell
+            for name, inner in value.items()
+            if not isinstance(inner, (list, Mapping))
+            for cell in _cells_of(name, inner)
+        ]
+    return [(key.replace("_", " "), float(f"{value:.4g}") if isinstance(value, float) else value)]

@@ -12,7 +12,7 @@ from moesim.errors import InputError
 from moesim.placement import ExpertPlacement
 from moesim.yaml_file import validate
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 LARGEST_FILE_BYTES = 4 * 2**30
 Expert = Annotated[int, Field(ge=0, lt=1 << 31)]
 

@@ -1,0 +1,70 @@
+"""The built wheel, alone in a fresh virtual environment: data, templates and commands are all inside it."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def command(wheel, tmp_path_factory):
+    """`moesim` of a fresh environment that holds the wheel; its dependencies are looked up in ours.
+
+    Only the folder of our packages is shared, by a .pth file: the editable moesim of this checkout is not found by it.
+    """
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder, with_pip=False)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", packages, wheel],
+        check=True,
+    )
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return [str(folder / "bin" / "python"), "-m", "moesim"]
+
+
+def run(command, *arguments, cwd):
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
+
+
+def test_the_wheel_holds_every_fact_and_template(wheel):
+    """topologies, models, traces, profiles, report templates, the demo scenario and the licence."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for drawer, pattern in (("topologies", "**/*.yaml"), ("models", "*.yaml"), ("traces", "*.parquet")):
+        files = [path.relative_to(REPOSITORY) for path in (REPOSITORY / drawer).glob(pattern)]
+        assert files
+        assert {f"moesim/data/{path.as_posix()}" for path in files} <= names
+    assert "moesim/data/calibrate/profiles/datasheet.json" in names
+    assert {"moesim/report/templates/report.html", "moesim/report/templates/report.css", "moesim/cli/demo.yaml"} <= names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_demo_runs_from_the_wheel(command, tmp_path):
+    """The demo compares seven placements and writes its report into the working folder."""
+    done = run(command, "demo", cwd=tmp_path)
+    assert 0 == done.returncode, done.stderr
+    for strategy in ("contiguous", "round_robin", "random", "hash", "longest_first", "eplb_global", "eplb_hierarchical"):
+        assert strategy in done.stdout
+    written = {path.name for path in (tmp_path / "out" / "demo").iterdir()}
+    assert {"report.html", "timeline.pftrace", "result.json"} <= written
+    assert str(tmp_path / "out" / "demo") in done.stderr
