@@ -85,7 +85,9 @@ def test_out_writes_the_report_and_says_where(scenario, tmp_path):
 def test_files_hold_no_wall_clock(scenario, tmp_path):
     """Two runs write the same bytes in every file."""
     for folder in ("one", "two"):
-        assert 0 == moesim("compare", scenario, "--strategies", "contiguous,hash", "--out", tmp_path / folder).returncode
+        assert (
+            0 == moesim("compare", scenario, "--strategies", "contiguous,hash", "--out", tmp_path / folder).returncode
+        )
     for file in sorted((tmp_path / "one").iterdir()):
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes(), file.name
 
@@ -117,7 +119,9 @@ def test_importing_the_package_imports_nothing_heavy():
     """`import moesim` and `moesim --help` stay quick: no numba, pyarrow, pint, matplotlib, simpy."""
     heavy = "numba pyarrow pint matplotlib simpy scipy pydantic jinja2 networkx"
     code = f"import sys, moesim.cli; print([n for n in {heavy.split()!r} if n in sys.modules])"
-    assert "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert (
+        "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    )
 
 
 WRONG = {
@@ -154,7 +158,11 @@ def test_wrong_input_is_one_sentence_and_exit_2(tmp_path, arguments):
 def test_the_process_ends_with_the_status_of_the_error(tmp_path):
     """`python -m moesim` and the installed command share one entry point."""
     done = subprocess.run(
-        [sys.executable, "-m", "moesim", "simulate", "nowhere.yaml"], capture_output=True, text=True, cwd=tmp_path, check=False
+        [sys.executable, "-m", "moesim", "simulate", "nowhere.yaml"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
     )
     assert (2, "") == (done.returncode, done.stdout)
     assert "Traceback" not in done.stderr and "nowhere.yaml" in done.stderr

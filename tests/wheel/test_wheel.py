@@ -42,9 +42,7 @@ def command(wheel, tmp_path_factory):
 
 def run(command, *arguments, cwd):
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False
-    )
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 def test_the_wheel_holds_every_fact_and_template(wheel):
@@ -55,7 +53,11 @@ def test_the_wheel_holds_every_fact_and_template(wheel):
         assert files
         assert {f"moesim/data/{path.as_posix()}" for path in files} <= names
     assert "moesim/data/calibrate/profiles/datasheet.json" in names
-    assert {"moesim/report/templates/report.html", "moesim/report/templates/report.css", "moesim/cli/demo.yaml"} <= names
+    assert {
+        "moesim/report/templates/report.html",
+        "moesim/report/templates/report.css",
+        "moesim/cli/demo.yaml",
+    } <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -63,7 +65,15 @@ def test_the_demo_runs_from_the_wheel(command, tmp_path):
     """The demo compares seven placements and writes its report into the working folder."""
     done = run(command, "demo", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr
-    for strategy in ("contiguous", "round_robin", "random", "hash", "longest_first", "eplb_global", "eplb_hierarchical"):
+    for strategy in (
+        "contiguous",
+        "round_robin",
+        "random",
+        "hash",
+        "longest_first",
+        "eplb_global",
+        "eplb_hierarchical",
+    ):
         assert strategy in done.stdout
     written = {path.name for path in (tmp_path / "out" / "demo").iterdir()}
     assert {"report.html", "timeline.pftrace", "result.json"} <= written
