@@ -145,6 +145,7 @@ class StepWork:
                     plan.replica_policy,
                     plan.builder.devices_per_node,
                     plan.seed + ordinal,
+                    token_offset=dealt.step * len(dealt.rank_T),  # a new step draws its copies anew
                 )
             )
         return tuple(answers)
