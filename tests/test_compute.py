@@ -67,7 +67,8 @@ def test_a_device_without_tokens_costs_nothing():
 def test_time_without_launches_is_inverse_to_speed(speed):
     """A device at half speed takes twice as long, whichever roof binds."""
     load = [3, 700]
-    full, scaled = experts(load, [0, 1], rates(1.0, 1.0, launches=False)), experts(load, [0, 1], rates(speed, speed, launches=False))
+    full = experts(load, [0, 1], rates(1.0, 1.0, launches=False))
+    scaled = experts(load, [0, 1], rates(speed, speed, launches=False))
     assert full.time_s == pytest.approx(scaled.time_s * speed, rel=1e-9)
 
 

@@ -124,7 +124,9 @@ def test_an_unknown_section_names_the_nearest():
         make_scenario(complete() | {"placment": {}})
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "a: &x [1]\nb: *x", "!!python/object:os.system x", "{", "a: 1\na: 2", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "[1, 2]", "a: &x [1]\nb: *x", "!!python/object:os.system x", "{", "a: 1\na: 2", "\x00"]
+)
 def test_a_file_that_is_no_scenario_is_refused(tmp_path, text):
     """Empty, no mapping, aliases, tags, truncated, duplicate keys, control bytes."""
     with pytest.raises(InputError) as error:
