@@ -34,7 +34,9 @@ class Paths:
         falls = np.flatnonzero(np.diff(offsets) < 0)
         if len(falls):
             at = int(falls[0])
-            raise InputError(f"path offsets fall from {offsets[at]} to {offsets[at + 1]} at flow {at}; they must not fall")
+            raise InputError(
+                f"path offsets fall from {offsets[at]} to {offsets[at + 1]} at flow {at}; they must not fall"
+            )
         if offsets[-1] != len(self.links):
             raise InputError(f"path offsets end at {offsets[-1]} but there are {len(self.links)} path links")
         if len(self.links) and int(self.links.min()) < 0:

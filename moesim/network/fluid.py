@@ -13,122 +13,122 @@ import numpy as np
 from numba import njit
 
 from moesim.network.filling import refill, reopen
-from moesim.network.running import ACTIVE, BACKWARD, CLOSED, EPOCH, EXPECTED, TIME, insert, remove
+from moesim.network.running import insert, remove, remove_all
 
 TIE = 1e-12  # relative: ends this close are one completion
 
 
 @njit(cache=True)
-def first_due(run):  # type: ignore[no-untyped-def]
+def first_due(s):  # type: ignore[no-untyped-def]
     """Time of the next completion at the present rates, infinity when nothing runs."""
     first = np.inf
-    for at in range(run.number[ACTIVE]):
-        first = min(first, run.due[run.active[at]])
-    return max(first, run.clock[TIME])
+    for at in range(s.run[0].closed):
+        first = min(first, s.link[s.order[at]].due)
+    return max(first, s.run[0].time)
 
 
 @njit(cache=True)
-def gather(run, limit):  # type: ignore[no-untyped-def]
-    """Fill `run.batch` with the flows that end by `limit`; returns their number and mean end weighted by rate."""
+def gather(s, limit):  # type: ignore[no-untyped-def]
+    """Fill `batch` with the flows that end by `limit`; returns their number and their mean end weighted by rate."""
     count = 0
     rate_sum = 0.0
     moment = 0.0
-    for at in range(run.number[ACTIVE]):
-        link = run.active[at]
-        if run.due[link] > limit:
+    for at in range(s.run[0].closed):
+        link = s.link[s.order[at]]
+        if link.due > limit:
             continue
-        level, served, since = run.level[link], run.served[link], run.served_at[link]
-        threshold = max(run.next_served[link], served + level * (limit - since))
-        for place in range(run.base[link], run.base[link] + run.own_count[link]):
-            flow = run.own_flow[place]
-            if run.end_served[flow] <= threshold:
-                run.batch[count] = flow
+        threshold = max(link.next_served, link.served + link.level * (limit - link.served_at))
+        for place in range(link.row, link.row + link.own_count):
+            index = s.own_flow[place]
+            end_served = s.flow[index].end_served
+            if end_served <= threshold:
+                s.batch[count] = index
                 count += 1
-                rate = run.weight[flow] * level
+                rate = s.flow[index].weight * link.level
                 rate_sum += rate
-                moment += rate * (since + max(0.0, run.end_served[flow] - served) / level - limit)
+                moment += rate * (link.served_at + max(0.0, end_served - link.served) / link.level - limit)
     return count, (limit + moment / rate_sum if count else limit)
 
 
 @njit(cache=True)
-def plan(run, window):  # type: ignore[no-untyped-def]
-    """Gather the next completion: (number of flows in `run.batch`, its time); infinity when nothing runs."""
-    first = first_due(run)
+def plan(s, window):  # type: ignore[no-untyped-def]
+    """Gather the next completion: (number of flows in `batch`, its time); (0, infinity) when nothing runs."""
+    first = first_due(s)
     if first == np.inf:
         return 0, first
     limit = first + max(window, TIE * first)
-    count, mean = gather(run, limit)
+    count, mean = gather(s, limit)
     time = min(max(mean, first), limit)
-    if window > 0.0:
-        while True:
-            time = max(time, _latest_floor(run, count))
-            if time <= limit:
-                break
-            limit = time
-            count, mean = gather(run, limit)
+    while window > 0.0:
+        time = max(time, _latest_floor(s, count))
+        if time <= limit:
+            break
+        limit = time
+        count, mean = gather(s, limit)
     return count, time
 
 
 @njit(cache=True)
-def _latest_floor(run, count):  # type: ignore[no-untyped-def]
-    """The latest `floor_s` among links whose last flows are the first `count` of the batch."""
-    for at in range(count):
-        _count_on_links(run, run.batch[at], -1)
+def _latest_floor(s, count):  # type: ignore[no-untyped-def]
+    """The latest `floor` among links whose last running flows are the first `count` of the batch."""
+    _count_batch(s, count, -1)
     latest = 0.0
     for at in range(count):
-        flow = run.batch[at]
-        for hop in range(run.offsets[flow], run.offsets[flow + 1]):
-            link = run.hop_link[hop]
-            if run.row_count[link] == 0:
-                latest = max(latest, run.floor_s[link])
-    for at in range(count):
-        _count_on_links(run, run.batch[at], 1)
+        for hop in range(s.flow[s.batch[at]].hops, s.flow[s.batch[at] + 1].hops):
+            link = s.link[s.hop[hop].link]
+            if link.row_count == 0:
+                latest = max(latest, link.floor)
+    _count_batch(s, count, 1)
     return latest
 
 
 @njit(cache=True)
-def _count_on_links(run, flow, change):  # type: ignore[no-untyped-def]
-    for hop in range(run.offsets[flow], run.offsets[flow + 1]):
-        run.row_count[run.hop_link[hop]] += change
+def _count_batch(s, count, change):  # type: ignore[no-untyped-def]
+    for at in range(count):
+        for hop in range(s.flow[s.batch[at]].hops, s.flow[s.batch[at] + 1].hops):
+            s.link[s.hop[hop].link].row_count += change
 
 
 @njit(cache=True, nogil=True)
-def commit(run, count, time, merged):  # type: ignore[no-untyped-def]
+def commit(s, count, time, merged):  # type: ignore[no-untyped-def]
     """End the first `count` flows of the batch at `time` and share the links anew among the others."""
-    position = run.number[CLOSED]
+    run = s.run[0]
+    position = run.closed
     for at in range(count):
-        flow = run.batch[at]
-        owner = run.owner[flow]
-        level = run.level[owner]
-        position = min(position, run.position[owner])
-        run.finish[flow] = run.clock[EPOCH] + time
+        flow = s.flow[s.batch[at]]
+        owner = s.link[flow.owner]
+        position = min(position, owner.position)
+        flow.finish = run.epoch + time
         if merged:
-            served = run.served[owner] + level * (time - run.served_at[owner])
-            run.excess[flow] = (served - run.end_served[flow]) * run.weight[flow]
-            run.clock[BACKWARD] = max(run.clock[BACKWARD], abs(run.excess[flow]) / run.size[flow])
-    reopen(run, position, time)
+            served = owner.served + owner.level * (time - owner.served_at)
+            flow.excess = (served - flow.end_served) * flow.weight
+            run.backward_error = max(run.backward_error, abs(flow.excess) / flow.size)
+    run.time = time
+    if count == run.running:
+        remove_all(s)
+        return
+    reopen(s, position, time)
     for at in range(count):
-        remove(run, run.batch[at])
-    run.clock[TIME] = time
-    refill(run, time)
+        remove(s, s.batch[at])
+    refill(s, time)
 
 
 @njit(cache=True)
-def start(run, flows, count, time):  # type: ignore[no-untyped-def]
+def start(s, flows, count, time):  # type: ignore[no-untyped-def]
     """Start the first `count` of `flows` at `time`, which is not before the last completion, and share the links anew."""
-    reopen(run, 0, time)
+    reopen(s, 0, time)
+    s.run[0].expected = 0
     for at in range(count):
-        insert(run, flows[at])
-    run.clock[TIME] = time
-    run.number[EXPECTED] = 0
-    refill(run, time)
+        insert(s, flows[at])
+    s.run[0].time = time
+    refill(s, time)
 
 
 @njit(cache=True, nogil=True)
-def run_to_end(run, window):  # type: ignore[no-untyped-def]
+def run_to_end(s, window):  # type: ignore[no-untyped-def]
     """Advance until no flow runs."""
     while True:
-        count, time = plan(run, window)
+        count, time = plan(s, window)
         if count == 0:
             break
-        commit(run, count, time, window > 0.0)
+        commit(s, count, time, window > 0.0)

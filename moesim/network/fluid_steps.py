@@ -4,127 +4,137 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moesim.network.filling import refill, reopen
-from moesim.network.fluid import commit, first_due, gather, plan
-from moesim.network.running import ACTIVE, EPOCH, EXPECTED, TIME, Running, insert, left_to_send, new_running
+from moesim.network.flow import Paths
+from moesim.network.fluid import commit, first_due, gather, plan, start
+from moesim.network.running import Running, left_to_send, new_running
 from moesim.network.waits import flow_ended
 
 
 @njit(cache=True, nogil=True)
-def step(run, waits, arriving, num_arriving, now, horizon, window):  # type: ignore[no-untyped-def]
+def step(s, waits, arriving, num_arriving, now, horizon, window):  # type: ignore[no-untyped-def]
     """Bring the run to `now`, start the arriving flows, then run ahead while nothing can disturb it.
 
     now and horizon are absolute seconds; nothing but this run's own waits may act before the horizon. Returns how many
     waits were found over (in `waits.over_P`, with `over_at_P`) and the absolute time of the next completion.
     """
     over = 0
-    until = now - run.clock[EPOCH]
+    until = now - s.run[0].epoch
     while True:
-        count, time = plan(run, window)
+        count, time = plan(s, window)
         if count == 0 or time > until:
             break
-        over = _end_batch(run, waits, count, time, window, over)
+        over = _end_batch(s, waits, count, time, window, over)
     if num_arriving:
-        over = _arrive(run, waits, arriving, num_arriving, now, window, over)
-    until = horizon - run.clock[EPOCH]
+        over = _arrive(s, waits, arriving, num_arriving, now, window, over)
+    until = horizon - s.run[0].epoch
     told = 0
     while True:
         while told < over:  # a participant may act as soon as it is told
-            until = min(until, waits.over_at_P[told] - run.clock[EPOCH])
+            until = min(until, waits.over_at_P[told] - s.run[0].epoch)
             told += 1
-        count, time = plan(run, window)
+        count, time = plan(s, window)
         if count == 0 or time > until:
-            return over, time + run.clock[EPOCH]
-        over = _end_batch(run, waits, count, time, window, over)
+            return over, time + s.run[0].epoch
+        over = _end_batch(s, waits, count, time, window, over)
+
+
+@njit(cache=True, nogil=True)
+def bring_to(s, waits, now, window):  # type: ignore[no-untyped-def]
+    """End what has ended by `now` and count what the others have sent by then; returns how many waits were found over.
+
+    Only for a run that is rebuilt next.
+    """
+    over = 0
+    run = s.run[0]
+    until = now - run.epoch
+    while True:
+        count, time = plan(s, window)
+        if count == 0 or time > until:
+            break
+        over = _end_batch(s, waits, count, time, window, over)
+    if first_due(s) <= until:  # a merged completion is cut short
+        count, _ = gather(s, until)
+        over = _end_batch(s, waits, count, until, window, over)
+    if run.closed > 0:
+        run.time = max(run.time, until)
+    return over
 
 
 @njit(cache=True)
-def _end_batch(run, waits, count, time, window, over):  # type: ignore[no-untyped-def]
-    commit(run, count, time, window > 0.0)
+def _end_batch(s, waits, count, time, window, over):  # type: ignore[no-untyped-def]
+    commit(s, count, time, window > 0.0)
     for at in range(count):
-        over = flow_ended(waits, run.batch[at], run.finish[run.batch[at]], over)
+        over = flow_ended(waits, s.batch[at], s.flow[s.batch[at]].finish, over)
     return over
 
 
 @njit(cache=True)
-def _arrive(run, waits, arriving, num_arriving, now, window, over):  # type: ignore[no-untyped-def]
-    time = max(now - run.clock[EPOCH], run.clock[TIME])
-    if first_due(run) <= time:  # a merged completion is cut short: what has ended by now ends now
-        count, _ = gather(run, time)
-        over = _end_batch(run, waits, count, time, window, over)
-    if run.number[ACTIVE] == 0:
-        run.clock[EPOCH] = now
-        time = 0.0
-    reopen(run, 0, time)
-    run.number[EXPECTED] = 0
-    run.clock[TIME] = time
-    moving = False
+def _arrive(s, waits, arriving, num_arriving, now, window, over):  # type: ignore[no-untyped-def]
+    run = s.run[0]
+    time = max(now - run.epoch, run.time)
+    if first_due(s) <= time:  # a merged completion is cut short: what has ended by now ends now
+        count, _ = gather(s, time)
+        over = _end_batch(s, waits, count, time, window, over)
+    if run.closed == 0:  # nothing runs: a new busy period
+        run.epoch = now
+        run.time = time = 0.0
+    moving = 0
     for at in range(num_arriving):
-        flow = arriving[at]
-        if run.size[flow] > 0.0 and run.offsets[flow + 1] > run.offsets[flow]:
-            insert(run, flow)
-            moving = True
+        index = arriving[at]
+        flow = s.flow[index]
+        if flow.size > 0.0 and s.flow[index + 1].hops > flow.hops:
+            arriving[moving] = index
+            moving += 1
         else:
-            run.finish[flow] = run.clock[EPOCH] + time
-            over = flow_ended(waits, flow, run.finish[flow], over)
-    if moving or run.number[ACTIVE]:
-        refill(run, time)
+            flow.finish = run.epoch + time
+            over = flow_ended(waits, index, flow.finish, over)
+    if moving:
+        start(s, arriving, moving, time)
     return over
 
 
 @njit(cache=True)
-def _sent(run, started):  # type: ignore[no-untyped-def]
-    """Bytes each flow has sent as of the last change of rates."""
+def bytes_sent(s, started):  # type: ignore[no-untyped-def]
+    """Bytes each flow has sent as of the last change of rates, float64 [F]; started: bool [F]."""
     sent = np.zeros(len(started))
-    for flow in range(len(started)):
-        if started[flow]:
-            sent[flow] = run.size[flow]
-            if np.isnan(run.finish[flow]):
-                sent[flow] -= left_to_send(run, flow, run.clock[TIME]) * run.weight[flow]
+    for index in range(len(started)):
+        if started[index]:
+            flow = s.flow[index]
+            sent[index] = flow.size
+            if np.isnan(flow.finish):
+                sent[index] -= left_to_send(s, index, s.run[0].time) * flow.weight
     return sent
-
-
-def bytes_sent(run: Running, start_F: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Bytes each flow has sent as of the last change of rates, float64 [F]; start_F is NaN for flows not started."""
-    sent: NDArray[np.float64] = _sent(run, ~np.isnan(start_F))
-    return sent
-
-
-@njit(cache=True)
-def resume(run, flows):  # type: ignore[no-untyped-def]
-    """Put flows that were running into a new run at its present time."""
-    for flow in flows:
-        insert(run, flow)
-    if len(flows):
-        refill(run, run.clock[TIME])
 
 
 def rebuild(
-    run: Running,
+    old: Running,
     bandwidth: NDArray[np.float64],
     keep_F: NDArray[np.bool_],
     start_F: NDArray[np.float64],
-    added: tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]],
+    added: tuple[Paths, NDArray[np.float64], NDArray[np.float64]],
     weight_F: NDArray[np.float64],
 ) -> Running:
-    """A run with the kept flows of `run` in order, then the added ones (offsets, links, bytes, weight), not started.
+    """A run with the kept flows of `old` in order, then the added ones (paths, bytes, weight), none of which has started.
 
-    weight_F: weights of the flows of `run` as given; when all weights are equal the kernels work with weight 1.
+    weight_F: the weights of the flows of `old` as given; when all weights are equal the kernels work with weight 1.
     """
-    left = run.size - bytes_sent(run, start_F)
-    hops = np.diff(run.offsets)
-    new_offsets, new_links, new_size, new_weight = added
-    links = np.concatenate([run.hop_link[np.repeat(keep_F, hops)], new_links])
-    offsets = np.zeros(int(keep_F.sum()) + len(new_offsets), np.int64)
-    np.cumsum(np.concatenate([hops[keep_F], np.diff(new_offsets)]), out=offsets[1:])
+    paths, new_size, new_weight = added
+    flow = old.flow[:-1]
+    hops = np.diff(old.flow["hops"])
+    links = np.concatenate([old.hop["link"][np.repeat(keep_F, hops)], paths.links])
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate([hops[keep_F], np.diff(paths.offsets)]))])
     weight = np.concatenate([weight_F[keep_F], new_weight])
     if len(weight) and (weight == weight[0]).all():
         weight = np.ones(len(weight))
-    fresh = new_running(bandwidth, offsets, links, np.concatenate([run.size[keep_F], new_size]), weight)
-    fresh.clock[:4] = run.clock[:4]
-    kept = len(weight) - len(new_weight)
-    fresh.finish[:kept] = run.finish[keep_F]
-    fresh.end_served[:kept] = left[keep_F] / weight[:kept]
-    running = keep_F & ~np.isnan(start_F) & np.isnan(run.finish)
-    resume(fresh, np.flatnonzero(running[keep_F]).astype(np.int32))
-    return fresh
+    new = new_running(bandwidth, offsets, links, np.concatenate([flow["size"][keep_F], new_size]), weight)
+    for name in ("time", "epoch", "backward_error", "solves"):
+        new.run[name] = old.run[name]
+    kept = new.flow[: int(keep_F.sum())]
+    kept["finish"] = flow["finish"][keep_F]
+    running = (~np.isnan(start_F) & np.isnan(flow["finish"]))[keep_F]
+    left = flow["size"] - bytes_sent(old, ~np.isnan(start_F))
+    kept["end_served"][running] = left[keep_F][running] / kept["weight"][running]
+    if running.any():
+        flows = np.flatnonzero(running).astype(np.int32)
+        start(new, flows, len(flows), float(new.run["time"][0]))
+    return new

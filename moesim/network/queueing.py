@@ -1,4 +1,4 @@
-"""The closed form of a link that never idles while it has work: transfers queue behind each other's bytes.
+"""Queueing: the closed form of a link that never idles while it has work: transfers queue behind each other's bytes.
 
 When flows start at time t, each link they cross is busy until max(busy, t) + bytes / bandwidth. A group of flows ends when
 the most loaded of its links has carried all it was given before the group's last flow started, plus the smallest latency
@@ -24,8 +24,26 @@ def add_load(busy_s, bandwidth, link_bytes, offsets, links, size, flows, now):  
 
 
 @njit(cache=True, nogil=True)
+def add_load_in_eras(since_A, rate_AJ, busy_s, link_bytes, offsets, links, size, flows, now):  # type: ignore[no-untyped-def]
+    """As `add_load` where links serve at rate_AJ[a] from since_A[a] on: bytes left over at a change go on at the new rate."""
+    for flow in flows:
+        if size[flow] == 0.0:
+            continue
+        for hop in range(offsets[flow], offsets[flow + 1]):
+            link = links[hop]
+            link_bytes[link] += size[flow]
+            time, left = max(busy_s[link], now), size[flow]
+            era = np.searchsorted(since_A, time, side="right") - 1
+            while era + 1 < len(since_A) and time + left / rate_AJ[era, link] > since_A[era + 1]:
+                left -= rate_AJ[era, link] * (since_A[era + 1] - time)
+                era += 1
+                time = since_A[era]
+            busy_s[link] = time + left / rate_AJ[era, link]
+
+
+@njit(cache=True, nogil=True)
 def end_groups(  # type: ignore[no-untyped-def]
-    waits, starts_left_G, group_flows, group_starts, busy_s, offsets, links, size, hop_latency, start_F, finish_F, flows
+    waits, starts_left_G, group_flows, group_starts, hop_latency, busy_s, offsets, links, size, start_F, finish_F, flows
 ):
     """Count `flows` as started and work out when the groups end that now have all of theirs; returns the waits over."""
     over = 0

@@ -11,7 +11,7 @@ from moesim.network.bound import link_busy_s, path_sums
 from moesim.network.flow import Paths, amounts
 from moesim.network.fluid import run_to_end, start
 from moesim.network.maxmin import check_simple
-from moesim.network.running import BACKWARD, SOLVES, Running, new_running
+from moesim.network.running import Running, new_running
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def simulate_flows(
     lower = float(busy.max(initial=0.0))
     upper = float((path_sums(paths, busy) * (size > 0.0)).max(initial=0.0))
     run = run_flows(bandwidth, paths, size, share, window=tolerance * lower, floor_s=busy)
-    completion = float(run.finish.max(initial=0.0))
+    completion = float(run.flow["finish"].max())
     return _times(run, max(completion, upper) / min(completion, lower) - 1.0 if completion > 0.0 else 0.0)
 
 
@@ -86,7 +86,7 @@ def run_flows(
         weight = np.ones(len(weight))  # equal weights are the same as weight 1, and sums of 1 are exact
     run = new_running(bandwidth, paths.offsets, paths.links, size, weight, floor_s)
     moving = np.flatnonzero((size > 0.0) & (np.diff(paths.offsets) > 0)).astype(np.int32)
-    run.finish[:] = 0.0
+    run.flow["finish"] = 0.0
     if len(moving):
         start(run, moving, len(moving), 0.0)
         run_to_end(run, window)
@@ -101,9 +101,9 @@ def _one_each(name: str, vector: NDArray[np.float64], paths: Paths) -> NDArray[n
 
 def _times(run: Running, error_bound: float) -> FlowTimes:
     return FlowTimes(
-        finish_s=run.finish,
-        completion_s=float(run.finish.max(initial=0.0)),
+        finish_s=run.flow["finish"][:-1].copy(),
+        completion_s=float(run.flow["finish"].max()),
         error_bound=error_bound,
-        backward_error=float(run.clock[BACKWARD]),
-        solves=int(run.clock[SOLVES]),
+        backward_error=float(run.run["backward_error"][0]),
+        solves=int(run.run["solves"][0]),
     )

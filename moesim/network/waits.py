@@ -62,7 +62,9 @@ def new_waits(
 
 def join_waits(parts: list[Waits]) -> Waits:
     """The counters of several transfers side by side: flows, groups and participants are numbered on from part to part."""
-    joined = {name: np.concatenate(columns) for name, columns in zip(Waits._fields, zip(*parts, strict=True), strict=True)}
+    joined = {
+        name: np.concatenate(columns) for name, columns in zip(Waits._fields, zip(*parts, strict=True), strict=True)
+    }
     groups = _numbered_on([len(part.end_G) for part in parts])
     participants = _numbered_on([len(part.extra_P) for part in parts])
     waiters = _numbered_on([len(part.waiters) for part in parts])

@@ -5,27 +5,31 @@ in again, up the NIC, the leaf and the spine group, and down the group, the leaf
 eight places with -1 where it skips one, and the rows without their -1 are the CSR path list.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.cluster import Cluster, TreeLayout
+from moesim.cluster import Cluster, Index, TreeLayout
 from moesim.errors import InputError
 from moesim.network.flow import Paths
+from moesim.network.paths._ends import Devices, checked, layout_of
+from moesim.network.paths._hash import hash_pairs, mix, pick
 
-Devices = NDArray[np.integer[Any]]
+Ints = NDArray[np.int64]
 SCALE_OUT, SCALE_IN, NIC_UP, LEAF_UP, GROUP_UP, GROUP_DOWN, LEAF_DOWN, NIC_DOWN = range(8)
 
 
-def tree_paths(cluster: Cluster, source_F: Devices, target_F: Devices, *, relayed: bool) -> Paths:
+def tree_paths(
+    cluster: Cluster, source_F: Devices, target_F: Devices, *, policy: str, relayed: bool | None = None
+) -> Paths:
     """Paths of all flows; `relayed`: a flow to another rail first moves, inside the source node, to the device with the
-    target's local index, and leaves by its NIC.
+    target's local index, and leaves by its NIC (None: only where rails are separate planes).
 
-    Raises InputError for devices outside the cluster, and for flows the tree has no path for.
+    Raises InputError for devices outside the cluster, for a cluster that is no tree, and for flows the tree has no path
+    for.
     """
-    layout = cluster.layout
-    source_F, target_F = (_checked(cluster, flow_F) for flow_F in (source_F, target_F))
+    layout = layout_of(cluster, TreeLayout, policy)
+    relayed = layout.planes if relayed is None else relayed
+    source_F, target_F = (checked(cluster, flow_F) for flow_F in (source_F, target_F))
     remote_F = layout.node_of_device_D[source_F] != layout.node_of_device_D[target_F]
     exit_F = np.where(remote_F, _exit(layout, source_F, target_F) if relayed else source_F, target_F)
     rows = np.full((len(source_F), 8), -1, dtype=np.int32)
@@ -39,7 +43,7 @@ def tree_paths(cluster: Cluster, source_F: Devices, target_F: Devices, *, relaye
     return Paths(offsets, rows[kept])
 
 
-def _exit(layout: TreeLayout, source_F: Devices, target_F: Devices) -> Devices:
+def _exit(layout: TreeLayout, source_F: Ints, target_F: Ints) -> Ints:
     """The device of the source node whose NIC the flow leaves by; devices are numbered node by node."""
     peer_F = source_F - layout.local_index_D[source_F] + layout.local_index_D[target_F]
     same_rail_F = layout.rail_of_device_D[source_F] == layout.rail_of_device_D[target_F]
@@ -47,7 +51,7 @@ def _exit(layout: TreeLayout, source_F: Devices, target_F: Devices) -> Devices:
 
 
 def _cross_network(
-    layout: TreeLayout, rows: NDArray[np.int32], remote_F: NDArray[np.bool_], exit_F: Devices, target_F: Devices
+    layout: TreeLayout, rows: NDArray[np.int32], remote_F: NDArray[np.bool_], exit_F: Ints, target_F: Ints
 ) -> None:
     """Fill in the links between nodes: as far up the tree as source and target are apart."""
     if not remote_F.any():
@@ -59,10 +63,26 @@ def _cross_network(
     _refuse_planes(layout, remote_F, exit_F, target_F)
     rows[:, NIC_UP] = np.where(remote_F, layout.nic_out_D[exit_F], -1)
     rows[:, NIC_DOWN] = np.where(remote_F, layout.nic_in_D[target_F], -1)
-    rows[:, LEAF_UP] = np.where(across_leaf_F, layout.leaf_up[from_leaf_F], -1)
-    rows[:, LEAF_DOWN] = np.where(across_leaf_F, layout.leaf_down[to_leaf_F], -1)
-    rows[:, GROUP_UP] = np.where(across_group_F, layout.group_up[from_group_F], -1)
-    rows[:, GROUP_DOWN] = np.where(across_group_F, layout.group_down[to_group_F], -1)
+    hash_F = hash_pairs(exit_F, target_F, layout.hash_seed)
+    leaf_ends = (layout.leaf_up, from_leaf_F), (layout.leaf_down, to_leaf_F)
+    _cross_tier(rows, (LEAF_UP, LEAF_DOWN), across_leaf_F, leaf_ends, layout.leaf_cables, hash_F)
+    group_ends = (layout.group_up, from_group_F), (layout.group_down, to_group_F)
+    _cross_tier(rows, (GROUP_UP, GROUP_DOWN), across_group_F, group_ends, layout.group_cables, mix(hash_F))
+
+
+def _cross_tier(
+    rows: NDArray[np.int32],
+    places: tuple[int, int],
+    across_F: NDArray[np.bool_],
+    ends: tuple[tuple[Index, Index], tuple[Index, Index]],
+    cables: Index,
+    hash_F: NDArray[np.uint64],
+) -> None:
+    """Up to a spine by the hashed cable, and down from that spine: cable c leads to spine c."""
+    (_, from_F), _ = ends
+    cable_F = pick(hash_F, cables[from_F])
+    for place, (first, switch_F) in zip(places, ends, strict=True):
+        rows[:, place] = np.where(across_F, first[switch_F] + cable_F % cables[switch_F], -1)
 
 
 def _refuse_planes(layout: TreeLayout, remote_F: NDArray[np.bool_], exit_F: Devices, target_F: Devices) -> None:
@@ -75,15 +95,3 @@ def _refuse_planes(layout: TreeLayout, remote_F: NDArray[np.bool_], exit_F: Devi
             f"device {int(exit_F[flow])} and device {int(target_F[flow])} are on separate planes with no switch "
             "between them; use the path policy pxn or rail, which relay inside the node"
         )
-
-
-def _checked(cluster: Cluster, device_F: Devices) -> Devices:
-    devices = np.asarray(device_F)
-    if devices.ndim != 1 or (devices.size and devices.dtype.kind not in "iu"):
-        raise InputError(f"devices of flows must be a list of whole numbers, got {devices.dtype} {devices.shape}")
-    if devices.size and not 0 <= int(devices.min()) <= int(devices.max()) < cluster.num_devices:
-        raise InputError(
-            f"flows name devices {int(devices.min())}..{int(devices.max())}; "
-            f"{cluster.name} has devices 0..{cluster.num_devices - 1}"
-        )
-    return devices.astype(np.int64, copy=False)

@@ -2,7 +2,8 @@
 
 from moesim.cluster import Cluster
 from moesim.network.flow import Paths
-from moesim.network.paths._tree import Devices, tree_paths
+from moesim.network.paths._ends import Devices
+from moesim.network.paths._tree import tree_paths
 
 
 def paths(cluster: Cluster, source_F: Devices, target_F: Devices) -> Paths:
@@ -10,4 +11,4 @@ def paths(cluster: Cluster, source_F: Devices, target_F: Devices) -> Paths:
 
     Raises InputError on a tree with planes for a flow to another plane.
     """
-    return tree_paths(cluster, source_F, target_F, relayed=False)
+    return tree_paths(cluster, source_F, target_F, policy="cross_rail_spine", relayed=False)
