@@ -28,8 +28,8 @@ def test_deepseek_v3_by_hand() -> None:
     # 7168*1536 + 1536*128*192 + 7168*576 + 512*128*256 + 128*128*7168
     assert 187_105_280 == model.attention_params
     assert 1152.0 == model.kv_bytes_per_token("bf16")
-    assert 2 * 128 * (192 + 128) * 1000 == model.score_flops_per_token(1000)
-    assert 2 * 128 * (576 + 512) * 1000 == model.score_flops_per_token(1000, absorbed=True)
+    assert 2 * 128 * (192 + 128) * 1000 == model.score_flops_per_token(1000, 0)
+    assert 2 * 128 * (576 + 512) * 1000 == model.score_flops_per_token(1000, 0, absorbed=True)
     assert (256, 8, 1, 8, 7168) == (
         model.num_experts, model.top_k, model.num_shared_experts, model.num_groups, model.payload_width
     )  # fmt: skip
@@ -46,7 +46,7 @@ def test_gpt_oss_20b_by_hand() -> None:
         model.attended_tokens(4096, 0), model.attended_tokens(4096, 1),
         model.attended_tokens(4096, 2), model.attended_tokens(100, 2),
     ]  # fmt: skip
-    assert 4 * 64 * 64 * 4096 == model.score_flops_per_token(4096) == model.score_flops_per_token(4096, 1)
+    assert 4 * 64 * 64 * 4096 == model.score_flops_per_token(4096, 1)
     assert 4 * 64 * 64 * 128 == model.score_flops_per_token(4096, 0)
     assert 24 == model.num_moe_layers == model.num_layers
     assert (0, 0, 0) == (model.shared_d_ff, model.shared_params, model.dense_params)
@@ -80,7 +80,7 @@ def test_peer_heads_are_merged() -> None:
     assert (1_048_576, 128, 2048, True) == (model.num_experts, model.top_k, model.expert_params, model.has_heads_merged)
     assert 8 * 1024 * 512 + 2 * 1024 * 256 == model.router_params
     assert (0, 0.0, 0.0, 0) == (
-        model.attention_params, model.kv_bytes_per_token(), model.score_flops_per_token(4096), model.embedding_params
+        model.attention_params, model.kv_bytes_per_token(), model.score_flops_per_token(4096, 0), model.embedding_params
     )  # fmt: skip
     assert not load_model("deepseek-v3").has_heads_merged
 
@@ -120,8 +120,10 @@ def test_more_experts_change_only_experts_and_router(data: dict[str, Any], facto
     many = changed(data, "moe", num_experts=factor * one.num_experts)
     before, after = one.parameter_breakdown(), many.parameter_breakdown()
     assert factor * before["experts"] == after["experts"]
-    assert after["routers"] - before["routers"] == one.num_moe_layers * one.d_model * one.num_experts * (factor - 1)
-    for part in ("shared_experts", "dense_mlps", "attention", "embeddings"):
+    matrices = 2 if one.moe.router.kind == "noisy_top_k" else 1
+    grown = one.num_moe_layers * one.d_model * one.num_experts * (factor - 1)
+    assert after["routers"] - before["routers"] == matrices * grown
+    for part in ("shared_experts", "dense_mlps", "attention", "modulation", "embeddings"):
         assert before[part] == after[part]
 
 
@@ -152,16 +154,44 @@ def test_moe_layers_are_model_layers_in_order(data: dict[str, Any]) -> None:
     indices = model.moe_layer_indices
     assert list(indices) == sorted(set(indices)) and 1 <= len(indices) == model.num_moe_layers
     assert 0 <= indices[0] and indices[-1] < model.num_layers
-    listed = changed(data, layers={"count": model.num_layers, "moe": list(indices)})
+    others = {key: value for key, value in data["layers"].items() if key not in ("first_dense", "every", "moe")}
+    listed = changed(data, layers={**others, "moe": list(indices)})
     assert (indices, model.total_params) == (listed.moe_layer_indices, listed.total_params)
 
 
-@given(model_data(), st.integers(0, 10**6), st.integers(1, 8))
-def test_scores_grow_with_context(data: dict[str, Any], context: int, factor: int) -> None:
-    """Without a window, score work is proportional to the context; the cache scales with the dtype."""
+@given(model_data(), st.integers(0, 10**6), st.integers(2, 8), st.data())
+def test_longer_contexts_never_cost_less(data: dict[str, Any], context: int, factor: int, draw: st.DataObject) -> None:
+    """Scores, reads and cache grow with the context at most in proportion, but for a state, which does not grow."""
     model = MoEModel.model_validate(data)
-    assert factor * model.score_flops_per_token(context) == model.score_flops_per_token(factor * context)
-    assert context == model.attended_tokens(context, 0) == model.attended_tokens(context)
-    assert {model.kv_bytes_per_token("fp8") * size for size in DTYPE_BYTES.values()} == {
+    layer = draw.draw(st.integers(0, model.num_layers - 1))
+    still = model.cache_bytes(0, layer), model.cache_read_bytes(0, layer), model.score_flops_per_token(0, layer)
+    for cost, least in zip(
+        (model.cache_bytes, model.cache_read_bytes, model.score_flops_per_token), still, strict=True
+    ):
+        short, long = cost(context, layer), cost(factor * context, layer)
+        assert 0 <= least <= short <= long
+        assert long - least <= factor * (short - least) * (1 + 1e-12)
+    assert model.attended_tokens(context, layer) * (model.mixer(layer) is not None) <= 2 * context
+    assert model.cache_read_bytes(context, layer) <= 2 * model.cache_bytes(context, layer)
+
+
+@given(model_data(), st.integers(0, 10**6))
+def test_cache_scales_with_its_dtype(data: dict[str, Any], context: int) -> None:
+    """Bytes per token are elements times the width of the type."""
+    model = MoEModel.model_validate(data)
+    assert [model.kv_bytes_per_token("fp8") * size for size in DTYPE_BYTES.values()] == [
         model.kv_bytes_per_token(dtype) for dtype in DTYPE_BYTES
-    }
+    ]
+    assert model.kv_bytes_per_token("bf16", 0) <= model.layers.attention_blocks * model.cache_bytes(10**7, 0)
+
+
+@given(model_data())
+def test_a_token_meets_no_more_than_a_layer_has(data: dict[str, Any]) -> None:
+    """Attention weights met are at most those held, and equal unless attention has experts."""
+    model = MoEModel.model_validate(data)
+    for layer in range(model.num_layers):
+        met, held = model.attention_weight_params(layer), model.attention_held_params(layer)
+        assert met <= held
+        mixer = model.mixer(layer)
+        assert met == held or (mixer is not None and mixer.kind == "moa")
+    assert sum(map(model.attention_held_params, range(model.num_layers))) == model.parameter_breakdown()["attention"]

@@ -16,7 +16,8 @@ from moesim.yaml_file import parse_yaml, read_yaml, validate
 
 TEXT = (data_folder("models") / "deepseek-v3.yaml").read_text()
 DATA = read_yaml(data_folder("models") / "deepseek-v3.yaml")
-OTHERS = [read_yaml(data_folder("models") / f"{name}.yaml") for name in ("gpt-oss-20b", "switch-c", "peer-1m")]
+NAMES = ("gpt-oss-20b", "switch-c", "peer-1m", "nemotron3-super", "longcat-flash", "ernie45-vl-28b-a3b", "jetmoe-8b")
+OTHERS = [read_yaml(data_folder("models") / f"{name}.yaml") for name in NAMES]
 
 
 def with_value(data: dict[str, Any], path: str, value: object) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def refusal(data: dict[str, Any], folder: Path) -> str:
         ("moe.top_k", 129, ["top_k=129", "top_groups=4"]),
         ("moe.num_experts", 252, ["num_groups=8", "num_experts=252"]),
         ("moe.num_experts", -256, ["moe.num_experts", "-256"]),
-        ("moe.num_experts", 10**12, ["moe.num_experts", "1000000000000", "16777216"]),
+        ("moe.num_experts", 10**12, ["moe.num_experts", "1000000000000", "67108864"]),
         ("moe.num_experts", 256.0, ["moe.num_experts", "256.0", "integer"]),
         ("moe.num_experts", True, ["moe.num_experts", "True", "integer"]),
         ("moe.num_experts", "256", ["moe.num_experts", "'256'", "integer"]),
@@ -76,6 +77,39 @@ def refusal(data: dict[str, Any], folder: Path) -> str:
         ("layers", {"count": 61, "moe": []}, ["layers.moe"]),
         ("layers.cross_attention", 62, ["cross_attention=62", "count=61"]),
         ("layers.cross_attention", 30, ["family decoder", "cross_attention=30"]),
+        ("layers.attention", [3], ["other_attention", "layers.attention"]),
+        ("layers.attention", [61], ["layer 61", "count=61"]),
+        ("layers.attention_every", 4, ["other_attention", "layers.attention"]),
+        ("layers", {"count": 61, "attention": [3], "attention_every": 2}, ["attention_every", "not as both"]),
+        ("layers", {"count": 61, "moe": [3], "moe_alone": True, "attention": [3]}, ["moe_alone"]),
+        ("layers.attention_blocks", 0, ["layers.attention_blocks", "0"]),
+        ("layers.modulation", -1, ["layers.modulation", "-1"]),
+        ("other_attention", {"kind": "lstm", "cells": 4}, ["other_attention", "layers.attention"]),
+        ("moe.num_zero_experts", -1, ["moe.num_zero_experts", "-1"]),
+        ("moe.expert_d_ff", None, ["gated", "expert_d_ff=None"]),
+        (
+            "moe.pools",
+            [{"modality": "text", "num_experts": 64, "expert_d_ff": 2048}],
+            ["64 experts", "num_experts=256"],
+        ),
+        ("moe.pools", [{"modality": "text", "num_experts": 256, "expert_d_ff": 64}], ["expert_d_ff=2048", "mean"]),
+        (
+            "moe.pools",
+            [{"modality": name, "num_experts": n, "expert_d_ff": 2048} for name, n in (("text", 252), ("vision", 4))],
+            ["top_k=8", "smallest pool"],
+        ),
+        ("moe.router", {"kind": "sigmoid_bias", "keys_per_head": True}, ["keys_per_head", "sigmoid_bias"]),
+        ("attention.indexer", {"heads": 1, "dim": 1, "top_tokens": 0}, ["top_tokens", "0"]),
+        (
+            "attention",
+            {"kind": "moa", "num_experts": 2, "top_k": 3, "kv_heads": 1, "head_dim": 1},
+            ["top_k=3", "num_experts=2"],
+        ),
+        (
+            "attention",
+            {"kind": "gqa", "heads": 4, "kv_heads": 2, "head_dim": 8, "shared_kv": True, "v_dim": 4},
+            ["shared_kv", "v_dim=4"],
+        ),
         ("d_model", float("nan"), ["d_model", "nan"]),
         ("d_model", float("inf"), ["d_model", "inf"]),
         ("d_model", -7168, ["d_model", "-7168"]),

@@ -18,6 +18,34 @@ def layer_sections(draw: st.DrawFn) -> dict[str, Any]:
     return {"count": count, "first_dense": draw(st.integers(0, count - 1)), "every": draw(st.integers(1, 4))}
 
 
+def state_sections() -> st.SearchStrategy[dict[str, Any]]:
+    heads, width = st.integers(1, 4), st.integers(1, 64)
+    linear = st.fixed_dictionaries(
+        {"kind": st.just("linear"), "key_heads": heads, "key_dim": width, "value_heads": heads, "value_dim": width}
+    )
+    windowed = st.fixed_dictionaries(
+        {
+            "kind": st.just("gqa"),
+            "heads": st.just(4),
+            "kv_heads": st.sampled_from([1, 2]),
+            "head_dim": width,
+            "v_dim": width,
+            "output_gate": st.booleans(),
+            "window": st.integers(1, 5000),
+        }
+    )
+    experts = st.fixed_dictionaries(
+        {
+            "kind": st.just("moa"),
+            "num_experts": st.integers(3, 5),
+            "top_k": st.integers(1, 3),
+            "kv_heads": heads,
+            "head_dim": width,
+        }
+    )
+    return linear | windowed | experts | st.fixed_dictionaries({"kind": st.just("lstm"), "cells": width})
+
+
 def attention_sections() -> st.SearchStrategy[dict[str, Any] | None]:
     width = st.integers(1, 64)
     latent = st.fixed_dictionaries(
@@ -56,12 +84,14 @@ def moe_sections(draw: st.DrawFn) -> dict[str, Any]:
         "top_k": draw(st.integers(1, experts_per_group * top_groups)),
         "expert_d_ff": draw(st.integers(1, 64)),
         "gated": draw(st.booleans()),
+        "num_zero_experts": draw(st.sampled_from([0, 3])),
+        "shared_pool": draw(st.booleans()),
         "num_shared_experts": shared,
         "shared_d_ff": shared * 16,
         "payload_width": draw(st.none() | st.integers(1, 32)),
         "num_groups": num_groups,
         "top_groups": top_groups,
-        "router": {"kind": draw(st.sampled_from(["softmax_top_k", "top_k_softmax", "sigmoid_bias"]))},
+        "router": {"kind": draw(st.sampled_from(["softmax_top_k", "top_k_softmax", "sigmoid_bias", "noisy_top_k"]))},
     }
 
 
@@ -69,15 +99,22 @@ def moe_sections(draw: st.DrawFn) -> dict[str, Any]:
 def model_data(draw: st.DrawFn) -> dict[str, Any]:
     """Data of one valid decoder model, ready for MoEModel.model_validate."""
     dtype = st.sampled_from(sorted(DTYPE_BYTES))
+    layers, other = draw(layer_sections()), draw(st.none() | state_sections())
+    layers |= {"moe_alone": draw(st.booleans()), "attention_blocks": draw(st.integers(1, 2))}
+    layers |= {
+        "modulation": draw(st.sampled_from([0, 6])),
+        "attention_every": 1 if other is None else draw(st.integers(2, 4)),
+    }
     return {
         "format_version": 1,
         "name": "made-up",
         "family": "decoder",
-        "layers": draw(layer_sections()),
+        "layers": layers,
         "d_model": draw(st.integers(1, 128)),
         "attention": draw(attention_sections()),
+        "other_attention": other,
         "moe": draw(moe_sections()),
-        "dense_d_ff": draw(st.integers(1, 256)),
+        "dense_d_ff": draw(st.integers(0, 256)),
         "dense_gated": draw(st.booleans()),
         "vocab_size": draw(st.none() | st.integers(1, 1000)),
         "tied_embeddings": draw(st.booleans()),
