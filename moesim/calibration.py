@@ -94,7 +94,7 @@ class OperationProfile(_Part):
 class KernelProfile(_Part):
     """One communication kernel: its algorithm, default SM count, overlap chunk and the costs of its two operations."""
 
-    algorithm: Literal["direct", "per_device", "node_dedup"]
+    algorithm: Literal["direct", "per_device", "node_dedup", "all_gather", "torus"]
     sms: int | None = Field(default=None, ge=1, le=1024)
     chunk_tokens: Figure
     dispatch: OperationProfile

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moesim.errors import InputError, unknown_name
 
-Tier = Literal["scale_up", "nic", "leaf", "pod", "core"]
+Tier = Literal["scale_up", "ici", "nic", "leaf", "pod", "core", "local", "global", "dcn"]
 TIERS: tuple[str, ...] = get_args(Tier)
 Index = NDArray[np.int32]
 
@@ -92,6 +92,8 @@ class TreeLayout:
     Link arrays hold link indices, -1 where there is no such link. A spine group is a set of leaves that share spines
     (a pod, or one rail of it); even-split ECMP over its equal spines is one `leaf_up` and one `leaf_down` per leaf.
     Group links go to the core. With `planes` the rails are separate networks: only a relay inside a node joins them.
+    Where `leaf_cables` (`group_cables`) is more than 1, the cables of a leaf (group) are so many links of their own with
+    following indices, of which a seeded hash picks one for each pair of devices.
     """
 
     node_of_device_D: Index
@@ -109,7 +111,82 @@ class TreeLayout:
     pod_of_group: Index
     group_up: Index
     group_down: Index
+    leaf_cables: Index
+    group_cables: Index
     planes: bool = False
+    hash_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TorusLayout:
+    """Chips on a grid of A axes, `slices` times over; a port P of a chip is 2 x axis, and one more for the - direction.
+
+    `twist_AA[a]` is added to the coordinates of a chip whose + link on axis a wraps around. `chip_at` holds device
+    indices by slice and then coordinates, last axis fastest. `link_DP` and `neighbor_DP` are -1 where a port is unused.
+    Slices are joined by one `dcn` link up and one down per node, both empty for one slice.
+    """
+
+    lengths: tuple[int, ...]
+    wraps: tuple[bool, ...]
+    twist_AA: Index
+    slice_of_device_D: Index
+    coordinate_DA: Index
+    chip_at: Index
+    link_DP: Index
+    neighbor_DP: Index
+    dcn_up_N: Index
+    dcn_down_N: Index
+    hash_seed: int = 0
+
+    @property
+    def num_slices(self) -> int:
+        """How often the grid is there."""
+        return len(self.chip_at) // math.prod(self.lengths)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DragonflyLayout:
+    """Switches in groups: all switches of a group are joined (`local_SK[s, k]`: to the k-th of its group, -1 itself).
+
+    Global links from group g to group h are entries global_offsets[g x G + h] to the next of `global_links`, each from
+    switch `global_from` to switch `global_to`. Devices of a node meet over scale-up links, others over their NICs.
+    """
+
+    scale_up_out_D: Index
+    scale_up_in_D: Index
+    nic_out_D: Index
+    nic_in_D: Index
+    switch_of_device_D: Index
+    group_of_switch: Index
+    place_in_group: Index
+    local_SK: Index
+    global_offsets: Index
+    global_links: Index
+    global_from: Index
+    global_to: Index
+    hash_seed: int = 0
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups, G."""
+        return int(self.group_of_switch[-1]) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GraphLayout:
+    """Any wiring: vertices 0..D-1 are the devices, the others switches; links of vertex v leave by CSR.
+
+    `links[offsets[v]:offsets[v + 1]]` lead to the vertices in `targets` at the same places.
+    """
+
+    vertex_names: tuple[str, ...]
+    offsets: Index
+    links: Index
+    targets: Index
+    hash_seed: int = 0
+
+
+Layout = TreeLayout | TorusLayout | DragonflyLayout | GraphLayout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +200,7 @@ class Cluster:
     name: str
     devices: tuple[Device, ...]
     links: tuple[Link, ...]
-    layout: TreeLayout
+    layout: Layout
     sources: tuple[str, ...] = ()
     default_path_policy: str = "rail"
     num_nodes: int = field(init=False)

@@ -88,8 +88,9 @@ def expert_cost(
     rates: DeviceRates,
     model: MoEModel,
     weight_dtype: str,
+    expert_of_slot_P: NDArray[np.integer[Any]] | None = None,
 ) -> Cost:
-    """The routed experts of one layer on every device.
+    """The routed experts of one layer on every device; `expert_of_slot_P` tells pools of unlike experts apart.
 
     t = launch + max( sum over active slots of weight bytes / HBM rate,  sum over slots of flops(tiles(n)) / rate )
         + activation bytes / HBM rate,   with tiles(n) = n rounded up to whole tiles, active = n > 0,
@@ -98,19 +99,28 @@ def expert_cost(
     """
     num_devices = len(rates.memory_bytes_per_s)
     tiles_P = -(-load_P // rates.tile_tokens) * rates.tile_tokens
-    flops_per_token = 2.0 * model.expert_params
-    activation_bytes = 2.0 * (2 * model.payload_width + 2 * model.expert_d_ff)
+    params_P, d_ff_P = _expert_sizes(model, expert_of_slot_P)
+    activation_bytes_P = 2.0 * (2 * model.payload_width + 2 * d_ff_P)
 
     def per_device(values_P: NDArray[np.floating[Any]]) -> Floats:
         total: Floats = np.bincount(device_of_slot_P, weights=values_P, minlength=num_devices).astype(np.float64)
         return total
 
-    weight_bytes_D = per_device((load_P > 0) * model.expert_params * dtype_bytes(weight_dtype))
-    flops_D = per_device(tiles_P * flops_per_token)
+    weight_bytes_D = per_device((load_P > 0) * params_P * dtype_bytes(weight_dtype))
+    flops_D = per_device(tiles_P * (2.0 * params_P))
     tokens_D = per_device(load_P.astype(np.float64))
     cost = _roofline(flops_D, rates.flops(weight_dtype), weight_bytes_D, rates, rates.launch_s)
-    time_s = cost.time_s + tokens_D * activation_bytes / rates.memory_bytes_per_s
+    time_s = cost.time_s + per_device(load_P * activation_bytes_P) / rates.memory_bytes_per_s
     return Cost(np.where(tokens_D > 0, time_s, 0.0), cost.memory_bound)
+
+
+def _expert_sizes(model: MoEModel, expert_of_slot_P: NDArray[np.integer[Any]] | None) -> tuple[Floats, Floats]:
+    """Weights and hidden width of the expert in each slot; of the mean expert where nothing tells them apart."""
+    if expert_of_slot_P is None or not model.moe.pools:
+        return np.array([float(model.expert_params)]), np.array([float(model.expert_d_ff)])
+    counts, widths = zip(*model.expert_widths(), strict=True)
+    d_ff_P = np.repeat(np.array(widths, dtype=np.float64), counts)[expert_of_slot_P]
+    return d_ff_P * (model.expert_params / model.expert_d_ff), d_ff_P
 
 
 def matrix_cost(tokens_D: Floats, num_params: float, rates: DeviceRates, weight_dtype: str) -> Cost:
@@ -128,11 +138,11 @@ def score_cost(
 ) -> Cost:
     """Attention scores and values of model layer `layer`, each token seeing `context_length` earlier ones, in bf16.
 
-    Decode reads every running sequence's keys and values once and works on the latent itself where there is one;
-    prefill reads and writes its own tokens' keys and values only.
+    Decode reads every running sequence's keys and values (or its state) once and works on the latent itself where there
+    is one; prefill reads and writes its own tokens' keys and values only.
     """
     flops = tokens_D * float(model.score_flops_per_token(context_length, layer, absorbed=decode))
-    cached_tokens = float(model.attended_tokens(context_length, layer)) if decode else 1.0
-    moved = tokens_D * cached_tokens * model.kv_bytes_per_token("bf16")
+    per_token = model.cache_read_bytes(context_length, layer) if decode else model.kv_bytes_per_token("bf16", layer)
+    moved = tokens_D * per_token
     cost = _roofline(flops, rates.flops("bf16"), moved, rates, 0.0)
     return Cost(np.where(tokens_D > 0, cost.time_s, 0.0), cost.memory_bound)

@@ -40,16 +40,18 @@ class ExpertPlacement:
     """The slots of one MoE layer and the expert in each; checked when made, read-only afterwards.
 
     Every expert holds at least one slot. Two copies of an expert on one device are allowed, and counted by
-    `same_device_duplicates`. Raises InputError for an expert id out of range or an expert without a slot.
+    `same_device_duplicates`. Slots of `dead_devices` hold no copy, so that an expert may be left without any. Raises
+    InputError for an expert id out of range or an expert without a slot.
     """
 
     expert_of_slot_P: NDArray[np.int32]
     num_experts: int
     num_devices: int
+    dead_devices: tuple[int, ...] = ()
     device_of_slot_P: NDArray[np.int32] = field(init=False, repr=False)
-    replicas_E: NDArray[np.int64] = field(init=False, repr=False)  # copies of each expert, at least 1
+    replicas_E: NDArray[np.int64] = field(init=False, repr=False)  # live copies of each expert
     slot_offsets_E1: NDArray[np.int64] = field(init=False, repr=False)  # [E + 1], into slots_by_expert_P
-    slots_by_expert_P: NDArray[np.int32] = field(init=False, repr=False)  # ascending within each expert
+    slots_by_expert_P: NDArray[np.int32] = field(init=False, repr=False)  # live ones, ascending within each expert
 
     def __post_init__(self) -> None:
         experts_P = _checked_experts(self.expert_of_slot_P, self.num_experts, self.num_devices)
@@ -59,10 +61,15 @@ class ExpertPlacement:
             raise InputError(
                 f"{missing.size} of {self.num_experts} experts have no slot, the first is expert {missing[0]}"
             )
-        offsets = np.concatenate(([0], np.cumsum(replicas_E)))
+        device_P = device_of_slot(experts_P.size, self.num_devices)
         slots_by_expert = np.argsort(experts_P, kind="stable").astype(np.int32)
+        if self.dead_devices:
+            alive_P = ~np.isin(device_P, self.dead_devices)
+            replicas_E = np.bincount(experts_P[alive_P], minlength=self.num_experts)
+            slots_by_expert = slots_by_expert[alive_P[slots_by_expert]]
+        offsets = np.concatenate(([0], np.cumsum(replicas_E)))
         self._keep("expert_of_slot_P", experts_P)
-        self._keep("device_of_slot_P", device_of_slot(experts_P.size, self.num_devices))
+        self._keep("device_of_slot_P", device_P)
         self._keep("replicas_E", replicas_E.astype(np.int64))
         self._keep("slot_offsets_E1", offsets.astype(np.int64))
         self._keep("slots_by_expert_P", slots_by_expert)
@@ -94,11 +101,12 @@ class ExpertPlacement:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ExpertPlacement):
             return NotImplemented
-        same_shape = (self.num_experts, self.num_devices) == (other.num_experts, other.num_devices)
+        names = ("num_experts", "num_devices", "dead_devices")
+        same_shape = all(getattr(self, name) == getattr(other, name) for name in names)
         return same_shape and np.array_equal(self.expert_of_slot_P, other.expert_of_slot_P)
 
     def __hash__(self) -> int:
-        return hash((self.num_experts, self.num_devices, self.expert_of_slot_P.tobytes()))
+        return hash((self.num_experts, self.num_devices, self.dead_devices, self.expert_of_slot_P.tobytes()))
 
 
 def check_slots(num_slots: int, num_experts: int) -> None:

@@ -29,7 +29,7 @@ def choose_replicas(
     seed: int,
     token_offset: int = 0,
 ) -> NDArray[np.int32]:
-    """The slot each (token, expert) pair is sent to, int32 [T, K]; -1 where the row has no expert.
+    """The slot each (token, expert) pair is sent to, int32 [T, K]; -1 where the row has no expert or that no live copy.
 
     `policy` is nearest or even; token i of the array has index `token_offset` + i for `even`. The answer depends only
     on the arguments. Raises InputError for ids or sources out of range, UnknownName for another policy.
@@ -98,9 +98,10 @@ def _check(experts_TK: NDArray[np.int32], source_T: NDArray[np.int32], placement
 
 
 def _first_copies(experts_TK: NDArray[np.int32], placement: ExpertPlacement) -> NDArray[np.int32]:
-    """The lowest slot of each expert; -1 stays -1 (the entry after the last expert)."""
-    first_E1 = np.append(placement.slots_by_expert_P[placement.slot_offsets_E1[:-1]], np.int32(-1))
-    return first_E1[experts_TK]
+    """The lowest slot of each expert, -1 without a live copy; -1 stays -1 (the entry after the last expert)."""
+    slots_P1 = np.append(placement.slots_by_expert_P, np.int32(-1))
+    first_E = np.where(placement.replicas_E > 0, slots_P1[placement.slot_offsets_E1[:-1]], np.int32(-1))
+    return np.append(first_E, np.int32(-1))[experts_TK]
 
 
 @njit(cache=True, nogil=True)

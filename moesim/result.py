@@ -30,7 +30,10 @@ class StepResult(_Part):
 
 
 class LayerResult(_Part):
-    """One MoE layer: phase times on the slowest rank, mean over steps; `layer` is the model layer index."""
+    """One MoE layer: phase times on the slowest rank, mean over steps; `layer` is the model layer index.
+
+    `drop_rate` = dropped / routed (token, expert) pairs, `padding_rate` = padding / rows the experts compute, over all steps.
+    """
 
     layer: int
     attention_s: float
@@ -41,6 +44,7 @@ class LayerResult(_Part):
     fanout_nodes: float
     fanout_devices: float
     drop_rate: float
+    padding_rate: float = 0.0
 
 
 class Bottleneck(_Part):
@@ -60,10 +64,18 @@ class LinkResult(_Part):
 
 
 class MemoryResult(_Part):
-    """Bytes the fullest device needs for weights and buffers, and the smallest device's capacity."""
+    """Bytes the tightest device needs, in the step that needs most, and its capacity; `breakdown` = bytes by part."""
 
     max_device_bytes: float
     capacity_bytes: float
+    breakdown: dict[str, float] = {}
+
+
+class FaultResult(_Part):
+    """What the faults of a run cost: its step time without them, and how much more it is with them (0.12 = 12 %)."""
+
+    step_time_without_s: float
+    cost: float
 
 
 class NetworkResult(_Part):
@@ -110,7 +122,11 @@ class Tables:
 
 
 class SimulationResult(_Part):
-    """One run's answer; every field but `tables` and `wall_s` goes to result.json."""
+    """One run's answer; every field but `tables` and `wall_s` goes to result.json.
+
+    `lost_tokens` were on devices that died, `lost_pairs` are (token, expert) pairs of those or without a live copy; both
+    over all steps, pairs over all layers too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
     format_version: int = FORMAT_VERSION
@@ -124,6 +140,10 @@ class SimulationResult(_Part):
     links: tuple[LinkResult, ...]
     memory: MemoryResult
     drop_rate: float
+    padding_rate: float = 0.0
+    lost_tokens: int = 0
+    lost_pairs: int = 0
+    faults: FaultResult | None = None
     balancedness: float
     fanout_nodes: float
     fanout_devices: float

@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from moesim.errors import InputError
-from moesim.units import TINY, PositiveBytes
+from moesim.faults import Fault
+from moesim.faults import Kind as FaultKind
+from moesim.units import TINY, PositiveBytes, Seconds
 from moesim.yaml_file import read_yaml, validate
 
 FORMAT_VERSION = 1
@@ -41,7 +43,7 @@ class _Section(BaseModel):
 
 
 class DeviceOverride(_Section):
-    """Devices whose name matches the regular expression `match` get this speed (fraction) or memory (bytes)."""
+    """Devices whose name matches `match` (`node1.*`, `*.dev0`) get this speed (fraction) or memory (bytes)."""
 
     match: Name
     speed: Annotated[float, Field(ge=TINY, le=1e6)] | None = None
@@ -122,7 +124,7 @@ class WeightsSection(_Section):
 class DispatchSection(_Section):
     """How tokens travel to their experts; keys given here override what the kernel's profile says."""
 
-    algorithm: Literal["direct", "per_device", "node_dedup"] | None = None
+    algorithm: Literal["direct", "per_device", "node_dedup", "all_gather", "torus"] | None = None
     kernel: Name = "generic"
     dtype: Dtype = "bf16"
     replica: Literal["nearest", "even"] | None = None
@@ -137,9 +139,22 @@ class CombineSection(_Section):
 
 
 class CapacitySection(_Section):
-    """Token capacity of experts; this version models dropless routing."""
+    """Tokens an expert accepts, `factor` x its mean load, and what happens to the others; rules in `moesim.capacity`.
 
-    policy: Literal["dropless"] = "dropless"
+    `scope`: whose tokens share one capacity. `min_capacity` is read by rule deepspeed only; dropless reads `policy` only.
+    """
+
+    policy: Literal["dropless", "drop_by_probability", "drop_by_position", "pad"] = "dropless"
+    factor: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    rule: Literal["megatron", "deepspeed", "gshard"] = "megatron"
+    scope: Literal["rank", "group"] = "rank"
+    min_capacity: Annotated[int, Field(strict=True, ge=0, le=1 << 31)] = 4
+
+    @model_validator(mode="after")
+    def _factor_given(self) -> "CapacitySection":
+        if self.factor is None and self.policy != "dropless":
+            raise ValueError(f"policy {self.policy} needs a factor, tokens an expert accepts / mean load, such as 1.25")
+        return self
 
 
 class NetworkSection(_Section):
@@ -150,10 +165,14 @@ class NetworkSection(_Section):
 
 
 class ModeSection(_Section):
-    """Kind of step; `context_length` = tokens already in the cache of each running sequence (decode)."""
+    """Kind of step; `context_length` = tokens already in the cache of each running sequence (decode).
+
+    `overlap`: what runs beside communication: nothing, the shared expert, or the other half of each rank's tokens
+    (`dualpipe`: as two_batch, with `dispatch.sms` taken from compute while anything is in flight).
+    """
 
     kind: Literal["decode", "prefill"] = "decode"
-    overlap: Literal["none"] = "none"
+    overlap: Literal["none", "shared_expert", "two_batch", "dualpipe"] = "none"
     context_length: Annotated[int, Field(strict=True, ge=0, le=1 << 30)] = 4096
     cuda_graph: bool = True
 
@@ -173,6 +192,34 @@ class PlanSection(_Section):
 
     objective: Name = "mean"
     survive: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
+
+
+class MemorySection(_Section):
+    """What happens when a step does not fit into a device's memory: `refuse` the run, or `warn` and go on."""
+
+    check: Literal["refuse", "warn"] = "refuse"
+
+
+class FaultSection(_Section):
+    """One thing that breaks, `at` seconds into every step (0 = from the start); `factor` = speed or bandwidth left."""
+
+    kind: FaultKind
+    device: Annotated[int, Field(strict=True, ge=0, le=1 << 31)] | None = None
+    link: Name | None = None
+    factor: float | None = None
+    at: Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _is_a_fault(self) -> "FaultSection":
+        try:
+            self.fault()
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def fault(self) -> Fault:
+        """The fault this section is about; raises InputError where its keys do not fit its kind."""
+        return Fault(kind=self.kind, at_s=self.at, device=self.device, link=self.link, factor=self.factor)
 
 
 class CompareSection(_Section):
@@ -199,9 +246,10 @@ class Scenario(_Section):
     profile: Name | None = None
     mode: ModeSection = ModeSection()
     train: TrainSection = TrainSection()
+    memory: MemorySection = MemorySection()
     plan: PlanSection = PlanSection()
     compare: CompareSection = CompareSection()
-    faults: tuple[()] = ()
+    faults: tuple[FaultSection, ...] = ()
     seed: Seed = 0
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -229,6 +277,10 @@ class Scenario(_Section):
             if key in data[section]:
                 data[section][key] = "{}:{}".format(*data[section][key])
         return data
+
+    def without_faults(self) -> "Scenario":
+        """A copy in which nothing breaks."""
+        return make_scenario({**self.record(), "faults": []}, folder=self.folder)
 
     def changed(self, **sections: dict[str, Any]) -> "Scenario":
         """A copy with keys of some sections replaced, checked again: `changed(placement={"slots": 96})`."""

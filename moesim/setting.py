@@ -4,7 +4,7 @@ Array letters: L MoE ordinal, E expert.
 """
 
 import dataclasses
-import re
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibration import CalibrationProfile, KernelProfile, load_profile
+from moesim.capacity import Capacity, no_weights
 from moesim.cluster import Cluster
 from moesim.errors import InputError
+from moesim.faults import Fault, Health, healths
 from moesim.model import MoEModel, dtype_bytes, load_model
+from moesim.network.detours import Detours
 from moesim.parallelism import ParallelDims
 from moesim.provenance import sha256_of_file, sha256_of_json, versions
 from moesim.routing import DealtStep
@@ -49,6 +52,31 @@ class Setting:
     def weight_dtype(self) -> str:
         """Type of the expert weights."""
         return self.scenario.weights.dtype or self.model.weight_dtype
+
+    @property
+    def capacity(self) -> Capacity:
+        """How many tokens an expert accepts."""
+        return Capacity(**self.scenario.capacity.model_dump())
+
+    @property
+    def path_policy(self) -> str:
+        """How flows find their links."""
+        return self.scenario.dispatch.paths or self.cluster.default_path_policy
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What breaks."""
+        return tuple(section.fault() for section in self.scenario.faults)
+
+    @property
+    def healths(self) -> tuple[Health, ...]:
+        """What is left of the cluster at the start of a step, and from each time on at which something breaks."""
+        return healths(self.cluster, self.faults)
+
+    def detours(self, health: Health) -> Detours | None:
+        """Ways round the links that are dead then; None where all are alive."""
+        dead_J = health.dead_J
+        return Detours(cluster=self.cluster, policy=self.path_policy, dead_J=dead_J) if dead_J.any() else None
 
     @property
     def num_slots(self) -> int:
@@ -101,20 +129,28 @@ def load_setting(scenario: Scenario) -> Setting:
     _check_dims(dims, cluster)
     profile = load_profile(None if scenario.profile is None else _name_or_file(scenario, scenario.profile, ".json"))
     workload = open_workload(scenario, model, cluster.num_devices)
-    return Setting(scenario=scenario, model=model, cluster=cluster, dims=dims, profile=profile, workload=workload)
+    if scenario.capacity.policy == "drop_by_probability" and not workload.has_weights:
+        raise no_weights()
+    setting = Setting(scenario=scenario, model=model, cluster=cluster, dims=dims, profile=profile, workload=workload)
+    _check_connected(setting)
+    return setting
+
+
+def _check_connected(setting: Setting) -> None:
+    """Refuse faults that leave live devices of one expert-parallel group without a path between them."""
+    size = setting.dims.ep
+    for health in setting.healths:
+        detours = setting.detours(health)
+        for first in range(0, setting.cluster.num_devices if detours is not None else 0, size):
+            assert detours is not None  # said by the range
+            detours.check_connected(first + np.flatnonzero(~health.dead_D[first : first + size]))
 
 
 def override_devices(cluster: Cluster, overrides: tuple[DeviceOverride, ...]) -> Cluster:
     """The cluster with the speed or memory of some devices changed; later overrides win."""
     devices = list(cluster.devices)
     for override in overrides:
-        try:
-            pattern = re.compile(override.match)
-        except re.error as error:
-            raise InputError(
-                f"cluster.devices match {override.match[:40]!r} is not a regular expression: {error}"
-            ) from None
-        matched = [i for i, device in enumerate(devices) if pattern.fullmatch(device.name)]
+        matched = [i for i, device in enumerate(devices) if fnmatch.fnmatchcase(device.name, override.match)]
         if not matched:
             names = f"{devices[0].name} to {devices[-1].name}"
             raise InputError(f"cluster.devices match {override.match[:40]!r} matches no device; they are named {names}")

@@ -4,26 +4,32 @@ Array letters: L MoE ordinal, E expert, D device.
 """
 
 import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
+from moesim.cluster import TorusLayout
 from moesim.collective.link_table import build_link_table
 from moesim.collective.schedule import CollectiveBuilder
 from moesim.compute import DeviceRates
 from moesim.errors import Declined, InputError
+from moesim.faults import Health, weakened
+from moesim.memory import check_fit
+from moesim.overlap import communication_sms, overlap_sentences
 from moesim.placement import ExpertPlacement
 from moesim.plan_file import Plan, load_plan
 from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_policy
-from moesim.result import ComparedRun, Comparison, Headroom, SimulationResult
+from moesim.result import ComparedRun, Comparison, FaultResult, Headroom, SimulationResult
 from moesim.routing import DealtStep
 from moesim.scenario import Scenario, parse_window
 from moesim.setting import Setting, load_setting
 from moesim.simulation.replay import replay
 from moesim.step_bound import balanced_phases, step_phases
-from moesim.step_work import StepWork, WorkPlan
+from moesim.step_work import Era, StepWork, WorkPlan
 from moesim.traffic import copy_bytes
+from moesim.units import format_time
 
 Window = tuple[int, int]
 OnProgress = Callable[[str, int], None]
@@ -34,7 +40,8 @@ def simulate(scenario: Scenario, *, on_progress: OnProgress | None = None) -> Si
     """Replay the scenario's steps under its placement, and say how long a step takes and what limits it."""
     setting = load_setting(scenario)
     strategy, work, notes = _placed(setting, window=None)
-    return _replayed(setting, work, strategy, setting.steps(), notes, on_progress)
+    result = _replayed(setting, work, strategy, setting.steps(), notes, on_progress)
+    return _beside_healthy(setting, work, result, on_progress) if scenario.faults else result
 
 
 def plan(scenario: Scenario, strategy: str | None = None, *, plan_steps: Window | str | None = None) -> Plan:
@@ -161,26 +168,30 @@ def _policy(setting: Setting, strategy: str) -> str:
     return setting.scenario.dispatch.replica or replica_policy(strategy)
 
 
+def _sms(setting: Setting) -> int | None:
+    """SMs the communication kernel works with, as far as scenario or profile say."""
+    return setting.kernel.sms if setting.scenario.dispatch.sms is None else setting.scenario.dispatch.sms
+
+
+def _algorithm(setting: Setting) -> str:
+    """The dispatch algorithm asked for, else the kernel's; `torus` needs a torus."""
+    algorithm = setting.scenario.dispatch.algorithm or setting.kernel.algorithm
+    if algorithm == "torus" and not isinstance(setting.cluster.layout, TorusLayout):
+        raise InputError(
+            f"dispatch.algorithm torus needs a torus, and {setting.cluster.name} is none; take direct, which sends the "
+            "same copies"
+        )
+    return algorithm
+
+
 def _work(setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str) -> WorkPlan:
-    scenario, kernel = setting.scenario, setting.kernel
-    width = setting.model.payload_width
-    builder = CollectiveBuilder(
-        cluster=setting.cluster,
-        links=build_link_table(setting.cluster, setting.profile.links, kernel, scenario.dispatch.sms),
-        kernel=kernel,
-        algorithm=scenario.dispatch.algorithm or kernel.algorithm,
-        path_policy=scenario.dispatch.paths or setting.cluster.default_path_policy,
-        group_size=setting.dims.ep,
-        bytes_per_copy={
-            "dispatch": copy_bytes(width, scenario.dispatch.dtype),
-            "combine": copy_bytes(width, scenario.combine.dtype),
-        },
-    )
+    scenario, (start, *later) = setting.scenario, setting.healths
+    builder = _builder(setting, start)
     # A captured graph launches once for the whole step; prefill steps are not captured.
     launches = not (setting.decode and scenario.mode.cuda_graph)
-    return WorkPlan(
+    work = WorkPlan(
         model=setting.model,
-        rates=DeviceRates.of(setting.cluster.devices, setting.profile.compute, launches=launches),
+        rates=DeviceRates.of(builder.cluster.devices, setting.profile.compute, launches=launches),
         builder=builder,
         placements=placements,
         replica_policy=policy,
@@ -188,7 +199,56 @@ def _work(setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str
         decode=setting.decode,
         context_length=scenario.mode.context_length,
         seed=scenario.seed,
+        capacity=setting.capacity,
+        overlap=scenario.mode.overlap,
+        communication_sms=communication_sms(scenario.mode.overlap, _sms(setting), setting.cluster.devices),
     )
+    eras = [
+        Era(
+            since_s=health.since_s,
+            plan=dataclasses.replace(work, builder=_builder(setting, health)),
+            speed_D=health.speed_D / start.speed_D,
+        )
+        for health in later
+    ]
+    return dataclasses.replace(work, later=tuple(eras))
+
+
+def _builder(setting: Setting, health: Health) -> CollectiveBuilder:
+    """How collectives are built on what is left of the cluster."""
+    scenario, kernel, cluster = setting.scenario, setting.kernel, weakened(setting.cluster, health)
+    width = setting.model.payload_width
+    return CollectiveBuilder(
+        cluster=cluster,
+        links=build_link_table(cluster, setting.profile.links, kernel, scenario.dispatch.sms),
+        kernel=kernel,
+        algorithm=_algorithm(setting),
+        path_policy=setting.path_policy,
+        group_size=setting.dims.ep,
+        bytes_per_copy={
+            "dispatch": copy_bytes(width, scenario.dispatch.dtype),
+            "combine": copy_bytes(width, scenario.combine.dtype),
+        },
+        detours=setting.detours(health),
+        dead_devices=health.dead_devices,
+    )
+
+
+def _beside_healthy(
+    setting: Setting, work: WorkPlan, result: SimulationResult, on_progress: OnProgress | None
+) -> SimulationResult:
+    """The result with what its faults cost: the same placement replayed without them."""
+    healthy = dataclasses.replace(setting, scenario=setting.scenario.without_faults())
+    whole = _work(healthy, work.placements, work.replica_policy)
+    without = _replayed(healthy, whole, result.strategy, healthy.steps(), (), on_progress)
+    cost = FaultResult(
+        step_time_without_s=without.step_time_s,
+        cost=result.step_time_s / without.step_time_s - 1.0 if without.step_time_s > 0.0 else 0.0,
+    )
+    words = f"the faults cost {cost.cost:+.1%}: a step takes {format_time(without.step_time_s)} without them"
+    if result.lost_pairs:
+        words += f"; {result.lost_tokens} tokens and {result.lost_pairs} (token, expert) pairs are lost to dead devices"
+    return result.model_copy(update={"faults": cost, "assumptions": (*result.assumptions, words)})
 
 
 def _replayed(
@@ -202,7 +262,7 @@ def _replayed(
     network = setting.scenario.network
     result = replay(
         work,
-        steps,
+        _fitting(setting, work, steps),
         strategy=strategy,
         fidelity=network.fidelity,
         tolerance=network.tolerance,
@@ -213,13 +273,27 @@ def _replayed(
     return result
 
 
+def _fitting(setting: Setting, work: WorkPlan, steps: Iterable[DealtStep]) -> Iterator[DealtStep]:
+    """The steps as they come; the first one that a device cannot hold is refused before it runs, unless warned only."""
+    device = setting.cluster.devices[work.memory_device()[0]]
+    for dealt in steps:
+        if setting.scenario.memory.check == "refuse":
+            parts = StepWork(plan=work, dealt=dealt).memory_parts()
+            check_fit(parts, device.memory_bytes, f"step {dealt.step} on {device.name}")
+        yield dealt
+
+
 def _assumptions(setting: Setting, work: WorkPlan) -> tuple[str, ...]:
     """What every run under this setting takes for granted, in sentences."""
     sentences = [f"compute and links: {setting.profile.basis} (profile {setting.profile.name!r})"]
     sentences += work.builder.extrapolated()
+    sentences += [fault.sentence(setting.cluster) for fault in setting.faults]
     if not setting.decode:
         sentences.append("prefill attention: a rank's tokens are one causal chunk, each seeing half of it on average")
     sentences.append(f"replica policy: {work.replica_policy}")
+    sentences += overlap_sentences(setting.scenario.mode.overlap, setting.model, _sms(setting), setting.cluster.devices)
+    if not work.capacity.is_dropless:
+        sentences.append(work.capacity.sentence(has_weights=setting.workload.has_weights))
     return tuple(sentences) + setting.workload.assumptions
 
 

@@ -42,6 +42,7 @@ class TrafficCounts:
     per_device_DD: NDArray[np.int64]  # one copy per distinct device of a token
     per_node_DN: NDArray[np.int64]  # one copy per distinct node of a token
     load_D: NDArray[np.int64]  # (token, expert) pairs each device computes
+    tokens_D: NDArray[np.int64]  # tokens each device has, those without any expert included
     fanout_nodes_count: NDArray[np.int64]  # [N + 1]: tokens with 0, 1, ... N distinct nodes
     fanout_devices: float
     fanout_nodes: float
@@ -135,7 +136,9 @@ def count_traffic(
     else:
         _count_chunks(*inputs, per_expert_CDD, per_device_CDD, per_node_CDN, fanout_CN1, wrong_C)
     _refuse_wrong_id(np.asarray(expert_ids), wrong_C, device_E.size)
-    return _counts(_merged(per_expert_CDD), _merged(per_device_CDD), _merged(per_node_CDN), _merged(fanout_CN1))
+    tokens_D = np.bincount(source_T, minlength=num_devices)
+    copies = (_merged(per_expert_CDD), _merged(per_device_CDD), _merged(per_node_CDN))
+    return _counts(*copies, _merged(fanout_CN1), tokens_D)
 
 
 def count_placed(
@@ -237,6 +240,7 @@ def _counts(
     per_device_DD: NDArray[np.int64],
     per_node_DN: NDArray[np.int64],
     fanout_N1: NDArray[np.int64],
+    tokens_D: NDArray[np.int64],
 ) -> TrafficCounts:
     tokens = max(1, int(fanout_N1.sum()))  # no tokens: no fan-out
     return TrafficCounts(
@@ -244,6 +248,7 @@ def _counts(
         per_device_DD=per_device_DD,
         per_node_DN=per_node_DN,
         load_D=per_expert_DD.sum(axis=0),
+        tokens_D=tokens_D,
         fanout_nodes_count=fanout_N1,
         fanout_devices=int(per_device_DD.sum()) / tokens,
         fanout_nodes=int(per_node_DN.sum()) / tokens,

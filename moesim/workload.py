@@ -35,6 +35,7 @@ class Workload:
     origin: str
     num_steps: int
     assumptions: tuple[str, ...]
+    has_weights: bool  # gate weights come with the routing
     deal_window: Callable[[Window], Iterator[DealtStep]]
 
     def steps(self, window: Window | None) -> Iterator[DealtStep]:
@@ -76,6 +77,7 @@ def _recorded(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
         origin=info.origin or "not stated in the file",
         num_steps=num_dealt_steps(trace, **options),
         assumptions=_assumptions(trace, model, section),
+        has_weights=info.has_weights,
         deal_window=deal_window,
     )
 
@@ -117,6 +119,7 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
         origin=f"synthetic router {router}, seed {seed}",
         num_steps=MOST_STEPS,
         assumptions=(f"routing is synthetic (router {router}): it has no sequences, tasks or drift",),
+        has_weights=False,
         deal_window=deal_window,
     )
 

@@ -25,8 +25,12 @@ def list_(as_json: Json = False) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a topology, or its YAML file.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a topology or TPU slice (v4-256), or a .yaml, .json or .graphml file.")
+    ],
     nodes: Annotated[int | None, typer.Option(help="Number of nodes.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Chips of a torus, such as 4x4x8 or 4x4x8_twisted.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="Another kind of device in the same network.")] = None,
     png: Annotated[Path | None, typer.Option(help="Also draw the cluster to this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -34,7 +38,8 @@ def show(
     from moesim.report.formats.text import facts_table
     from moesim.topology import describe_topology, load_topology
 
-    parameters: dict[str, Any] = {} if nodes is None else {"nodes": nodes}
+    asked = {"nodes": nodes, "shape": shape, "accelerator": accelerator}
+    parameters: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     cluster = load_topology(name, **parameters)
     if png is not None:
         from moesim.report.plots.topology import draw_topology

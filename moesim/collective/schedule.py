@@ -12,7 +12,9 @@ from moesim.calibration import KernelProfile, Operation
 from moesim.cluster import Cluster
 from moesim.collective.algorithms import algorithms
 from moesim.collective.leg import Leg, Legs
-from moesim.collective.link_table import LinkTable
+from moesim.collective.link_table import COPY_ENGINE, LinkTable
+from moesim.collective.stand_ins import stand_ins, through
+from moesim.network.detours import Detours
 from moesim.network.flow import Flows, Paths
 from moesim.network.paths import path_policies
 from moesim.traffic import TrafficCounts
@@ -43,7 +45,10 @@ class Collective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveBuilder:
-    """Turns counted traffic into collectives; one per run, holding what does not change between layers."""
+    """Turns counted traffic into collectives; one per run, holding what does not change between layers.
+
+    `detours` leads flows round dead links; `dead_devices` neither send, receive nor relay.
+    """
 
     cluster: Cluster
     links: LinkTable
@@ -52,6 +57,8 @@ class CollectiveBuilder:
     path_policy: str
     group_size: int
     bytes_per_copy: dict[Operation, int]
+    detours: Detours | None = None
+    dead_devices: tuple[int, ...] = ()
 
     @property
     def devices_per_node(self) -> int:
@@ -65,6 +72,8 @@ class CollectiveBuilder:
         back = operation == "combine"
         legs_G: list[Legs] = [make_legs(traffic, self.devices_per_node, back=back) for traffic in traffic_G]
         first_D = [g * self.group_size for g in range(len(traffic_G))]
+        if self.dead_devices:
+            legs_G = [through(legs, self._stand_ins(first)) for legs, first in zip(legs_G, first_D, strict=True)]
         parts = [_join([legs.legs[i] for legs in legs_G], first_D) for i in range(len(legs_G[0].legs))]
         flows = self._flows(parts, operation)
         source_F = np.concatenate([part.source_F for part in parts]).astype(np.int32)
@@ -106,11 +115,13 @@ class CollectiveBuilder:
         return self.group_size if against == "ranks" else max(self.group_size // self.cluster.devices_per_node, 1)
 
     def _chunk_s(self, operation: Operation, num_legs: int) -> float:
-        """Time of one chunk on the slowest NIC: what the second leg lags behind when both legs overlap."""
+        """Time of one chunk on the slowest NIC (or other link): what the second leg lags behind when both legs overlap."""
         if num_legs < 2 or self._count("nodes") < 2:
             return 0.0
-        nic = [rate for rate, tier in zip(self.links.bandwidth, self.links.tiers, strict=True) if tier == "nic"]
-        return float(self.kernel.chunk_tokens.value * self.bytes_per_copy[operation] / min(nic))
+        tiers = np.array(self.links.tiers)
+        between = tiers == "nic" if "nic" in self.links.tiers else tiers != COPY_ENGINE  # a torus has no NICs
+        slowest = float(self.links.bandwidth[between].min())
+        return self.kernel.chunk_tokens.value * self.bytes_per_copy[operation] / slowest
 
     def _flows(self, parts: list[Leg], operation: Operation) -> Flows:
         paths_of = path_policies.get(self.path_policy)
@@ -128,7 +139,14 @@ class CollectiveBuilder:
             weight_F=np.concatenate([_equal_weights(part.source_F) for part in parts]),
         )
 
+    def _stand_ins(self, first: int) -> NDArray[np.int64]:
+        """The stand-in of each device of the group that starts at device `first`, numbered inside the group."""
+        dead_D = np.isin(np.arange(first, first + self.group_size), self.dead_devices)
+        return stand_ins(dead_D, self.devices_per_node, self.group_size)
+
     def _leg_paths(self, leg: Leg, operation: Operation, paths: Paths) -> Paths:
+        if self.detours is not None:
+            paths = self.detours.around(paths, leg.source_F, leg.target_F)
         out, into = self.links.engine_out[operation], self.links.engine_in[operation]
         if not leg.engine or out is None or into is None:
             return paths
@@ -160,9 +178,11 @@ def _waits(
     present, dense_group_F = np.unique(group_F, return_inverse=True)
     wanted_W = waits_W[:, 1] * num_ranks + waits_W[:, 2]
     kept = np.isin(wanted_W, present)
-    pairs = np.unique(np.stack([waits_W[kept, 0], np.searchsorted(present, wanted_W[kept])], axis=1), axis=0)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs[:, 0], minlength=num_ranks))]).astype(np.int64)
-    return dense_group_F.astype(np.int32), offsets, pairs[:, 1].astype(np.int32)
+    # One number a pair: sorts ten times faster than rows.
+    keys = np.unique(waits_W[kept, 0] * len(present) + np.searchsorted(present, wanted_W[kept]))
+    rank_of_pair, group_of_pair = np.divmod(keys, max(len(present), 1))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rank_of_pair, minlength=num_ranks))]).astype(np.int64)
+    return dense_group_F.astype(np.int32), offsets, group_of_pair.astype(np.int32)
 
 
 def join_paths(parts: list[Paths]) -> Paths:

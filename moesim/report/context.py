@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from moesim.result import Comparison
+from moesim.result import Comparison, SimulationResult
 
 
 def model_phrase(scenario: Mapping[str, Any]) -> str:
@@ -58,6 +58,14 @@ def profile_phrase(provenance: Mapping[str, Any]) -> str:
             "order of the strategies more than the milliseconds."
         )
     return f"Compute and kernel times come from the calibration profile {name}."
+
+
+def limits_tokens(result: SimulationResult) -> bool:
+    """Whether the run's experts had a capacity, or tokens were lost or padded for another reason."""
+    scenario = result.provenance.get("scenario")
+    section = scenario.get("capacity") if isinstance(scenario, Mapping) else None
+    policy = section.get("policy", "dropless") if isinstance(section, Mapping) else "dropless"
+    return policy != "dropless" or any(layer.drop_rate or layer.padding_rate for layer in result.layers)
 
 
 def flatten(value: Any, prefix: str = "", depth: int = 6) -> list[tuple[str, str]]:

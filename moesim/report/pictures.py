@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
+from moesim.report.context import limits_tokens
 from moesim.report.figure import svg
 from moesim.report.link_grid import link_use
+from moesim.report.plots import capacity as capacity_plot
 from moesim.report.plots import comparison as comparison_plot
 from moesim.report.plots import device_load, fan_out, layers, links, phases, timeline
+from moesim.report.plots import memory as memory_plot
 from moesim.report.summary import Summary, shown_results
 from moesim.result import Comparison, SimulationResult
 
@@ -41,6 +44,8 @@ def sections(comparison: Comparison, summary: Summary) -> list[Section]:
     found.append(_phases(comparison, summary, shown))
     if drawn:
         found += [_timeline(drawn), _loads(drawn), _links(drawn), _fan_out(drawn)]
+    found.append(_capacity(shown))
+    found.append(_memory(shown))
     return [section for section in found if section is not None and section.pictures]
 
 
@@ -92,6 +97,28 @@ def _timeline(runs: Captioned) -> Section | None:
         f"{_same_scale(runs)} The whole run is in timeline.pftrace."
     )
     return Section("timeline", "One layer, rank by rank", reading, pictures)
+
+
+def _capacity(runs: Captioned) -> Section | None:
+    runs = [(caption, result) for caption, result in runs if limits_tokens(result)]
+    top = max((capacity_plot.highest_rate(result) for _, result in runs), default=0.0)
+    reading = (
+        "Of the (token, expert) pairs routed, how many found their expert full; of the rows the experts compute, how many "
+        f"are padding.{_same_scale(runs)}"
+    )
+    pictures = _each("capacity", runs, lambda result: capacity_plot.draw(result, top))
+    return Section("capacity", "Dropped and padded", reading, pictures)
+
+
+def _memory(runs: Captioned) -> Section | None:
+    if not any(result.memory.breakdown for _, result in runs):
+        return None
+    reading = (
+        "What the device with least memory to spare holds in the step that needs most. Dispatch buffers are sized "
+        "before routing is known: for the most that can arrive."
+    )
+    rows = [(result.strategy, result.memory) for _, result in runs]
+    return Section("memory", "Memory", reading, (_picture("memory", 0, "The tightest device", memory_plot.draw(rows)),))
 
 
 def _same_scale(runs: Captioned) -> str:

@@ -98,6 +98,8 @@ def remarks(comparison: Comparison, timed: list[ComparedRun], shown: SimulationR
     remarks += [_headroom_remark(what, time, timed) for what, time in _headroom(comparison.headroom) if timed]
     if shown and shown.drop_rate > 0:
         remarks.append(f"{shown.drop_rate:.1%} of (token, expert) pairs are dropped by the capacity limit.")
+    if shown and shown.padding_rate > 0:
+        remarks.append(f"{shown.padding_rate:.1%} of the rows the experts compute are padding.")
     if shown and shown.tables is not None and not shown.tables.link_bytes.any():
         remarks.append("Nothing was sent over any link.")
     fill = min((step.fill for step in shown.steps), default=1.0) if shown else 1.0

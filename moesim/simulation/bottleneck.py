@@ -8,6 +8,7 @@ import numpy as np
 from moesim.collective.link_table import COPY_ENGINE, LinkTable
 from moesim.compute import Cost
 from moesim.result import PHASES, Bottleneck
+from moesim.simulation.exposed import exposed_seconds
 from moesim.simulation.observation import LayerObservation, TransferObservation
 from moesim.simulation.run import StepRun
 
@@ -38,7 +39,7 @@ def _charge_step(charges: Charges, run: StepRun, links: LinkTable, device_names:
     rows = zip(
         run.spans.layer[mine],
         run.spans.phase[mine],
-        (run.spans.end_s - run.spans.start_s)[mine],
+        exposed_seconds(run.spans.phase[mine], run.spans.start_s[mine], run.spans.end_s[mine]),
         strict=True,
     )
     others = [*run.dense.values(), run.head]

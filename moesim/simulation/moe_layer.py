@@ -1,5 +1,6 @@
 """MoELayerRun: one MoE layer of one step while ranks pass through it; built when the first rank comes, then forgotten."""
 
+from moesim.capacity import CapacityCounts
 from moesim.collective.schedule import Collective
 from moesim.network.fabric import Fabric
 from moesim.network.transfer import Transfer
@@ -10,8 +11,11 @@ from moesim.step_work import LayerWork
 class MoELayerRun:
     """The layer's costs and its two transfers on the fabric; every rank runs `pass_through` once."""
 
-    def __init__(self, work: LayerWork, ordinal: int, fabric: Fabric) -> None:
-        self.work, self.ordinal = work, ordinal
+    def __init__(self, work: LayerWork, ordinal: int, fabric: Fabric, *, shared_beside: bool = False) -> None:
+        """With `shared_beside` the shared expert runs while the dispatch is in flight, else after the routed ones."""
+        self.work, self.ordinal, self.shared_beside = work, ordinal, shared_beside
+        self.lost_pairs = work.lost_pairs
+        self._lost_ranks: list[int] = []
         self.dispatch: Transfer = _open(fabric, work.dispatch)
         self.combine: Transfer = _open(fabric, work.combine)
 
@@ -19,9 +23,29 @@ class MoELayerRun:
         """Attention and router, dispatch, experts, combine; a rank waits for its own receives only, never for a barrier."""
         rank, layer = device.rank, self.ordinal
         yield from device.compute("attention", layer, float(self.work.attention.time_s[rank]))
-        yield from device.communicate("dispatch", layer, self.dispatch.arrive(rank))
-        yield from device.compute("experts", layer, float(self.work.experts.time_s[rank]))
+        after, beside = self.work.experts, None
+        if self.shared_beside:
+            after, beside = self.work.routed, device.compute("experts", layer, float(self.work.shared.time_s[rank]))
+        yield from device.communicate("dispatch", layer, self.dispatch.arrive(rank), beside)
+        yield from device.compute("experts", layer, float(after.time_s[rank]))
         yield from device.communicate("combine", layer, self.combine.arrive(rank))
+
+    def abandon(self, rank: int) -> None:
+        """Let a dead rank's flows, which carry nothing, start where they have not, so that nobody waits for them."""
+        for transfer in (self.dispatch, self.combine):
+            if not transfer.waits.arrived_P[rank]:
+                transfer.arrive(rank)
+
+    def lose(self, rank: int) -> None:
+        """Count as lost what a rank that dies inside the layer has of it: pairs of its tokens, and pairs of its experts."""
+        self._lost_ranks.append(rank)
+        self.lost_pairs = self.work.lost_pairs + self.work.pairs_of(self._lost_ranks)
+
+    @property
+    def capacity(self) -> CapacityCounts:
+        """The layer's counts, lost pairs not kept."""
+        counts = self.work.capacity
+        return counts._replace(kept=counts.kept - (self.lost_pairs - self.work.lost_pairs))
 
 
 def _open(fabric: Fabric, collective: Collective) -> Transfer:

@@ -3,11 +3,14 @@
 Array letters: D device, J link.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.capacity import CapacityCounts, total_counts
 from moesim.collective.schedule import Collective
 from moesim.compute import Cost
 from moesim.network.bound import link_load
@@ -39,11 +42,13 @@ class LayerObservation:
     attention: Cost
     experts: Cost
     load_D: NDArray[np.int64]
+    capacity: CapacityCounts
     fanout_nodes_count: NDArray[np.int64]
     fanout_nodes: float
     fanout_devices: float
     dispatch: TransferObservation
     combine: TransferObservation
+    lost_pairs: int = 0
 
     @property
     def balancedness(self) -> float:
@@ -60,6 +65,8 @@ def observe(run: MoELayerRun, link_bandwidth: Floats) -> LayerObservation:
         attention=work.attention,
         experts=work.experts,
         load_D=work.load_D,
+        capacity=run.capacity,
+        lost_pairs=run.lost_pairs,
         fanout_nodes_count=work.fanout_nodes_count,
         fanout_nodes=fanout_nodes,
         fanout_devices=fanout_devices,
@@ -69,7 +76,7 @@ def observe(run: MoELayerRun, link_bandwidth: Floats) -> LayerObservation:
 
 
 def _observe_transfer(collective: Collective, transfer: Transfer, bandwidth: Floats) -> TransferObservation:
-    flows, num_links = collective.flows, len(bandwidth)
+    flows, num_links = transfer.flows, len(bandwidth)
     links = flows.paths.links
     flow_of_link = np.repeat(np.arange(len(flows.bytes_F)), np.diff(flows.paths.offsets))
     link_bytes = link_load(flows.paths, flows.bytes_F, num_links)
@@ -86,4 +93,36 @@ def _observe_transfer(collective: Collective, transfer: Transfer, bandwidth: Flo
         binding_link=binding,
         binding_s=float(needed_s[binding]) if binding >= 0 else 0.0,
         fixed_s=collective.extra_s + latency_s,
+    )
+
+
+def merge_observations(parts: list[LayerObservation]) -> LayerObservation:
+    """One layer as its micro-batches together saw it: costs, loads and bytes add up, binding and fixed parts are means."""
+    if len(parts) == 1:
+        return parts[0]
+    tokens = np.array([part.fanout_nodes_count.sum() for part in parts], dtype=np.float64)
+    weights = tokens if tokens.sum() > 0 else np.ones(len(parts))
+    return dataclasses.replace(
+        parts[0],
+        attention=reduce(Cost.__add__, [part.attention for part in parts]),
+        experts=reduce(Cost.__add__, [part.experts for part in parts]),
+        load_D=np.sum([part.load_D for part in parts], axis=0),
+        fanout_nodes_count=np.sum([part.fanout_nodes_count for part in parts], axis=0),
+        fanout_nodes=float(np.average([part.fanout_nodes for part in parts], weights=weights)),
+        fanout_devices=float(np.average([part.fanout_devices for part in parts], weights=weights)),
+        dispatch=_merge_transfers([part.dispatch for part in parts]),
+        combine=_merge_transfers([part.combine for part in parts]),
+        capacity=total_counts([part.capacity for part in parts]),
+        lost_pairs=sum(part.lost_pairs for part in parts),
+    )
+
+
+def _merge_transfers(parts: list[TransferObservation]) -> TransferObservation:
+    return TransferObservation(
+        link_bytes=np.sum([part.link_bytes for part in parts], axis=0),
+        start_s=np.min([part.start_s for part in parts], axis=0),
+        end_s=np.max([part.end_s for part in parts], axis=0),
+        binding_link=max(parts, key=lambda part: part.binding_s).binding_link,
+        binding_s=float(np.mean([part.binding_s for part in parts])),
+        fixed_s=float(np.mean([part.fixed_s for part in parts])),
     )

@@ -6,8 +6,9 @@ Array letters: S step, L MoE ordinal, D device, J link, B time bin.
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.memory import buffer_bytes, cache_bytes, weight_bytes
+from moesim.capacity import total_counts
 from moesim.result import PHASES, LayerResult, LinkResult, MemoryResult, Spans, StepResult, Tables
+from moesim.simulation.exposed import exposed_seconds
 from moesim.simulation.observation import TransferObservation
 from moesim.simulation.recorder import join_spans
 from moesim.simulation.run import StepRun
@@ -33,6 +34,7 @@ def layer_results(runs: list[StepRun], plan: WorkPlan) -> tuple[LayerResult, ...
     results = []
     for ordinal, index in enumerate(plan.model.moe_layer_indices):
         seen = [run.layers[ordinal] for run in runs]
+        counts = total_counts([layer.capacity for layer in seen])
         results.append(
             LayerResult(
                 layer=index,
@@ -40,23 +42,18 @@ def layer_results(runs: list[StepRun], plan: WorkPlan) -> tuple[LayerResult, ...
                 balancedness=float(np.mean([layer.balancedness for layer in seen])),
                 fanout_nodes=_mean_over_tokens(runs, [layer.fanout_nodes for layer in seen]),
                 fanout_devices=_mean_over_tokens(runs, [layer.fanout_devices for layer in seen]),
-                drop_rate=0.0,
+                drop_rate=counts.drop_rate,
+                padding_rate=counts.padding_rate,
             )
         )
     return tuple(results)
 
 
 def memory_result(runs: list[StepRun], plan: WorkPlan) -> MemoryResult:
-    """Bytes of the fullest device against the smallest device's memory."""
-    tokens = max(int(np.ceil(run.num_tokens / plan.num_devices)) for run in runs)
-    copies = max(int(layer.load_D.max()) for run in runs for layer in run.layers)
-    needed = (
-        weight_bytes(plan.model, plan.placements, plan.weight_dtype)
-        + cache_bytes(plan.model, tokens, plan.context_length, decode=plan.decode)
-        + buffer_bytes(plan.model, copies)
-    )
-    capacity = min(device.memory_bytes for device in plan.builder.cluster.devices)
-    return MemoryResult(max_device_bytes=needed, capacity_bytes=capacity)
+    """Bytes of the tightest device in the step that needs most, against its memory."""
+    parts = max((run.memory_parts for run in runs), key=lambda parts: sum(parts.values()))
+    capacity = plan.builder.cluster.devices[plan.memory_device()[0]].memory_bytes
+    return MemoryResult(max_device_bytes=sum(parts.values()), capacity_bytes=capacity, breakdown=parts)
 
 
 def memory_notes(memory: MemoryResult) -> tuple[str, ...]:
@@ -64,7 +61,7 @@ def memory_notes(memory: MemoryResult) -> tuple[str, ...]:
     if memory.max_device_bytes <= memory.capacity_bytes:
         return ()
     needed, capacity = format_bytes(memory.max_device_bytes), format_bytes(memory.capacity_bytes)
-    return (f"does not fit: the fullest device needs {needed} of its {capacity}; times are as if it did",)
+    return (f"does not fit: the tightest device needs {needed} of its {capacity}; times are as if it did",)
 
 
 def make_tables(runs: list[StepRun], plan: WorkPlan) -> Tables:
@@ -103,11 +100,13 @@ def top_links(tables: Tables, total_s: float) -> tuple[LinkResult, ...]:
 
 
 def _phases_of_rank(run: StepRun, num_layers: int) -> Floats:
-    """Seconds [L, phase] on the slowest rank of one step."""
+    """Seconds [L, phase] on the slowest rank of one step, every instant counted once."""
     spans: Spans = run.spans
-    mine = (spans.rank == run.slowest_rank) & (spans.layer >= 0)
-    cell = spans.layer[mine].astype(np.int64) * len(PHASES) + spans.phase[mine]
-    seconds = np.bincount(cell, weights=(spans.end_s - spans.start_s)[mine], minlength=num_layers * len(PHASES))
+    mine = spans.rank == run.slowest_rank
+    exposed = exposed_seconds(spans.phase[mine], spans.start_s[mine], spans.end_s[mine])
+    inside = spans.layer[mine] >= 0
+    cell = (spans.layer[mine].astype(np.int64) * len(PHASES) + spans.phase[mine])[inside]
+    seconds = np.bincount(cell, weights=exposed[inside], minlength=num_layers * len(PHASES))
     return seconds.astype(np.float64, copy=False).reshape(num_layers, len(PHASES))
 
 

@@ -13,10 +13,17 @@ class Recorder:
     def __init__(self, step: int, offset_s: float) -> None:
         self.step, self.offset_s = step, offset_s
         self._rows: list[tuple[int, int, int, float, float]] = []
+        self._stopped: dict[int, float] = {}
 
     def add(self, rank: int, layer: int, phase: str, start_s: float, end_s: float) -> None:
         """One span of rank `rank`; `layer` is the MoE ordinal, -1 outside MoE layers; times within the step."""
+        if rank in self._stopped:
+            start_s, end_s = min(start_s, self._stopped[rank]), min(end_s, self._stopped[rank])
         self._rows.append((rank, layer, _CODE[phase], start_s, end_s))
+
+    def stop(self, rank: int, time_s: float) -> None:
+        """The rank is dead from then on: spans that are recorded later end at that time."""
+        self._stopped[rank] = time_s
 
     def spans(self) -> Spans:
         """All spans, in the order they ended."""

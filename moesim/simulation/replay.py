@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from moesim.capacity import total_counts
 from moesim.result import Bottleneck, NetworkResult, SimulationResult
 from moesim.routing import DealtStep
 from moesim.simulation.bottleneck import find_bottleneck
@@ -54,10 +55,11 @@ def _result(
     layers = layer_results(runs, plan)
     tables = make_tables(runs, plan)
     memory = memory_result(runs, plan)
+    counts = total_counts([layer.capacity for run in runs for layer in run.layers])
     total_s = sum(run.time_s for run in runs)
     step_time_s = total_s / len(runs)
     phases_s = sum(layer.attention_s + layer.dispatch_s + layer.experts_s + layer.combine_s for layer in layers)
-    tokens = sum(run.num_tokens for run in runs)
+    tokens = sum(run.num_tokens - run.lost_tokens for run in runs)
     errors = [run.error_bound for run in runs if run.error_bound is not None]
     bottleneck: Bottleneck = find_bottleneck(runs, plan.builder.links, [d.name for d in plan.builder.cluster.devices])
     return SimulationResult(
@@ -70,7 +72,10 @@ def _result(
         bottleneck=bottleneck,
         links=top_links(tables, total_s),
         memory=memory,
-        drop_rate=0.0,
+        drop_rate=counts.drop_rate,
+        padding_rate=counts.padding_rate,
+        lost_tokens=sum(run.lost_tokens for run in runs),
+        lost_pairs=sum(layer.lost_pairs for run in runs for layer in run.layers),
         balancedness=float(np.mean([layer.balancedness for layer in layers])),
         fanout_nodes=float(np.mean([layer.fanout_nodes for layer in layers])),
         fanout_devices=float(np.mean([layer.fanout_devices for layer in layers])),

@@ -24,6 +24,7 @@ def _whole(value: Any) -> int:
 
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGEST_COUNT)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$")]
+Seed = Annotated[int, BeforeValidator(_whole), Field(ge=0, lt=2**31)]
 Ratio = Annotated[float, Field(gt=0.0, le=1000.0, allow_inf_nan=False)]
 
 

@@ -48,12 +48,13 @@ def test_simulate_answers_with_every_documented_key(scenario):
     result = answer("simulate", scenario)
     keys = "step_time_s tokens_per_s_per_device steps layers other_s bottleneck links memory drop_rate network events"
     assert {*keys.split(), "wall_s", "provenance"} <= set(result)
-    layer = "layer attention_s dispatch_s experts_s combine_s balancedness fanout_nodes fanout_devices drop_rate"
+    layer = "layer attention_s dispatch_s experts_s combine_s balancedness fanout_nodes fanout_devices drop_rate padding_rate"
     assert set(layer.split()) == set(result["layers"][0])
     assert {"step", "time_s", "fill"} == set(result["steps"][0])
     assert {"kind", "name", "share"} == set(result["bottleneck"])
     assert {"name", "bytes", "utilization"} == set(result["links"][0])
-    assert {"max_device_bytes", "capacity_bytes"} == set(result["memory"])
+    assert {"max_device_bytes", "capacity_bytes", "breakdown"} == set(result["memory"])
+    assert result["memory"]["max_device_bytes"] == pytest.approx(sum(result["memory"]["breakdown"].values()))
     assert {"fidelity", "tolerance", "error_bound"} == set(result["network"])
     assert [1, 2] == [layer["layer"] for layer in result["layers"]]  # model layer indices: layer 0 is dense
 

@@ -37,6 +37,6 @@ def make_traffic(num_devices, *, tokens=300, experts=64, top_k=6, seed=0, device
     return counts, ids_TK, source_T, device_E
 
 
-@pytest.fixture(params=["direct", "per_device", "node_dedup"])
+@pytest.fixture(params=["direct", "per_device", "node_dedup", "all_gather", "torus"])
 def algorithm(request):
     return request.param

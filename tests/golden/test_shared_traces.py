@@ -67,8 +67,10 @@ def test_counts_are_expanded_by_an_assumption_the_result_names(shared_data, tmp_
         model=load_model("ling-1t"),
         key="expert_dist_orz_math_5000_steps",
     )
-    result = simulate(scenario("ling-1t", path, trace={"steps": "0:1"}, network={"fidelity": "bound"}))
+    run = scenario("ling-1t", path, trace={"steps": "0:1"}, network={"fidelity": "bound"}, memory={"check": "warn"})
+    result = simulate(run)
     assert any("independent" in sentence for sentence in result.assumptions)
+    assert any("does not fit" in sentence for sentence in result.assumptions)  # 1 T weights on 32 devices of 80 GB
 
 
 def test_counts_need_a_key_where_there_are_several(shared_data, tmp_path):

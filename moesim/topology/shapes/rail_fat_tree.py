@@ -7,7 +7,9 @@ spines form a spine group: all leaves of some units, or one rail of them. A core
 Each leaf has ONE link up and one down, with the bandwidth of all its cables. Every cable leads to one of several equal
 spines, and traffic is split evenly over them (ECMP), so each cable carries the same share and the bundle is busy
 exactly when each cable is: aggregation is exact and saves thousands of links. The same holds for a spine group's links
-to the core. Spines and cores themselves never limit. `lanes` counts the cables.
+to the core. Spines and cores themselves never limit. `lanes` counts the cables. With `separate_cables` each cable is a
+link of its own, cable c leading to spine c, and a hash seeded by `hash_seed` picks one for each pair of devices: ECMP as
+switches do it, collisions included.
 
 Oversubscription of a tier is the NIC bandwidth below it over its bandwidth upwards (0.5 = twice as much up as down).
 It holds for every leaf and group, also in a last unit that is only partly filled.
@@ -24,8 +26,8 @@ from pydantic import model_validator
 
 from moesim.cluster import Accelerator, Cluster, Device, Index, Link, Tier, TreeLayout
 from moesim.errors import InputError
-from moesim.topology.facts import Count, CountFact, RateFact, Ratio, RatioFact, Section, TimeFact
-from moesim.topology.header import Header
+from moesim.topology.facts import Count, CountFact, RateFact, Ratio, RatioFact, Section, Seed, TimeFact
+from moesim.topology.header import NodesHeader
 from moesim.topology.scale_up import ScaleUp, build_devices, scale_up_pair
 
 
@@ -60,7 +62,7 @@ class Core(Section):
     latency: TimeFact
 
 
-class Spec(Header):
+class Spec(NodesHeader):
     """A topology file of this shape. `planes`: the rails are separate networks, joined only inside nodes."""
 
     shape: Literal["rail_fat_tree"]
@@ -91,6 +93,8 @@ class Parameters(Section):
     oversubscription: Ratio | None = None  # of the leaves
     core_oversubscription: Ratio | None = None
     path_policy: str | None = None
+    separate_cables: bool | None = None
+    hash_seed: Seed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,25 @@ class _Tiers:
     devices_of_group: Index
 
 
+@dataclass(frozen=True, slots=True)
+class _Uplinks:
+    """First link up, first link down (-1: none) and number of separate links each way, per leaf or group."""
+
+    up: Index
+    down: Index
+    cables: Index
+
+
+@dataclass(frozen=True, slots=True)
+class _Cabling:
+    """What the uplinks of one tier have in common."""
+
+    oversubscription: float
+    latency_s: float
+    tier: Tier
+    separate_cables: bool
+
+
 def build(spec: Spec, parameters: Parameters, accelerator: Accelerator, sources: tuple[str, ...]) -> Cluster:
     """The cluster of `parameters.nodes` nodes (default the file's); units = ceil(nodes / leaf.nodes), the last partial.
 
@@ -120,8 +143,8 @@ def build(spec: Spec, parameters: Parameters, accelerator: Accelerator, sources:
     tiers = _tiers(spec, node_D, local_D)
     links = [link for device in devices for link in (*scale_up_pair(device, spec.scale_up), *_nic_pair(device, spec))]
     first_D = 4 * np.arange(len(devices), dtype=np.int32)
-    leaf_up, leaf_down = _add_leaf_links(links, spec, parameters, tiers)
-    group_up, group_down = _add_group_links(links, spec, parameters, tiers)
+    leaf = _add_leaf_links(links, spec, parameters, tiers)
+    group = _add_group_links(links, spec, parameters, tiers)
     layout = TreeLayout(
         node_of_device_D=node_D,
         local_index_D=local_D,
@@ -133,12 +156,15 @@ def build(spec: Spec, parameters: Parameters, accelerator: Accelerator, sources:
         nic_in_D=first_D + 3,
         unit_of_leaf=tiers.unit_of_leaf,
         group_of_leaf=tiers.group_of_leaf,
-        leaf_up=leaf_up,
-        leaf_down=leaf_down,
+        leaf_up=leaf.up,
+        leaf_down=leaf.down,
         pod_of_group=tiers.pod_of_group,
-        group_up=group_up,
-        group_down=group_down,
+        group_up=group.up,
+        group_down=group.down,
+        leaf_cables=leaf.cables,
+        group_cables=group.cables,
         planes=spec.planes,
+        hash_seed=parameters.hash_seed or 0,
     )
     policy = parameters.path_policy or spec.path_policy
     return Cluster(spec.name, devices, tuple(links), layout, sources, policy)
@@ -188,30 +214,32 @@ def _nic_pair(device: Device, spec: Spec) -> tuple[Link, Link]:
     )
 
 
-def _add_leaf_links(links: list[Link], spec: Spec, parameters: Parameters, tiers: _Tiers) -> tuple[Index, Index]:
+def _add_leaf_links(links: list[Link], spec: Spec, parameters: Parameters, tiers: _Tiers) -> _Uplinks:
     """Uplinks of the leaves, where traffic between nodes can leave a leaf at all."""
     joined = _groups_are_joined(spec, tiers) or int(np.bincount(tiers.group_of_leaf).max()) > 1
     if tiers.num_nodes == 1 or not joined:
-        return _no_links(tiers.unit_of_leaf), _no_links(tiers.unit_of_leaf)
+        return _no_links(tiers.unit_of_leaf)
     oversubscription = parameters.oversubscription or spec.spine.oversubscription.value
     latency_s = (spec.spine.latency.value - spec.leaf.latency.value) / 2
     names = [f"unit{unit}.leaf{rail}" for unit, rail in zip(tiers.unit_of_leaf, tiers.rail_of_leaf, strict=True)]
-    return _add_pairs(links, spec, names, tiers.devices_of_leaf, oversubscription, latency_s, "leaf")
+    cabling = _Cabling(oversubscription, latency_s, "leaf", bool(parameters.separate_cables))
+    return _add_pairs(links, spec.nic, names, tiers.devices_of_leaf, cabling)
 
 
-def _add_group_links(links: list[Link], spec: Spec, parameters: Parameters, tiers: _Tiers) -> tuple[Index, Index]:
+def _add_group_links(links: list[Link], spec: Spec, parameters: Parameters, tiers: _Tiers) -> _Uplinks:
     """Links of spine groups to the core, where there is more than one group that can reach another."""
     if parameters.core_oversubscription and spec.core is None:
         raise InputError(f"core_oversubscription is given, but {spec.name} has no core tier")
     if spec.core is None or tiers.num_nodes == 1 or not _groups_are_joined(spec, tiers):
-        return _no_links(tiers.pod_of_group), _no_links(tiers.pod_of_group)
+        return _no_links(tiers.pod_of_group)
     oversubscription = parameters.core_oversubscription or spec.core.oversubscription.value
     latency_s = (spec.core.latency.value - spec.spine.latency.value) / 2
     names = [
         f"pod{pod}" if rail < 0 else f"pod{pod}.rail{rail}"
         for pod, rail in zip(tiers.pod_of_group, tiers.rail_of_group, strict=True)
     ]
-    return _add_pairs(links, spec, names, tiers.devices_of_group, oversubscription, latency_s, "pod")
+    cabling = _Cabling(oversubscription, latency_s, "pod", bool(parameters.separate_cables))
+    return _add_pairs(links, spec.nic, names, tiers.devices_of_group, cabling)
 
 
 def _groups_are_joined(spec: Spec, tiers: _Tiers) -> bool:
@@ -220,24 +248,26 @@ def _groups_are_joined(spec: Spec, tiers: _Tiers) -> bool:
     return num_pods > 1 if spec.planes else len(tiers.pod_of_group) > 1
 
 
-def _add_pairs(
-    links: list[Link],
-    spec: Spec,
-    names: list[str],
-    devices_below: Index,
-    oversubscription: float,
-    latency_s: float,
-    tier: Tier,
-) -> tuple[Index, Index]:
-    first = len(links)
+def _add_pairs(links: list[Link], nic: Nic, names: list[str], devices_below: Index, cabling: _Cabling) -> _Uplinks:
+    up: list[int] = []
+    down: list[int] = []
+    separate: list[int] = []
     for name, num_devices in zip(names, devices_below.tolist(), strict=True):
-        cables = num_devices * spec.nic.lanes.value / oversubscription
-        bandwidth, lanes = cables * spec.nic.bandwidth.value, max(1, round(cables))
-        links.append(Link(f"{name}.up", bandwidth, latency_s, tier, lanes))
-        links.append(Link(f"{name}.down", bandwidth, latency_s, tier, lanes))
-    up = first + 2 * np.arange(len(names), dtype=np.int32)
-    return up, up + 1
+        cables = num_devices * nic.lanes.value / cabling.oversubscription
+        bandwidth, lanes = cables * nic.bandwidth.value, max(1, round(cables))
+        for way, first in (("up", up), ("down", down)):
+            first.append(len(links))
+            if cabling.separate_cables:
+                links += [
+                    Link(f"{name}.cable{cable}.{way}", bandwidth / lanes, cabling.latency_s, cabling.tier)
+                    for cable in range(lanes)
+                ]
+            else:
+                links.append(Link(f"{name}.{way}", bandwidth, cabling.latency_s, cabling.tier, lanes))
+        separate.append(lanes if cabling.separate_cables else 1)
+    return _Uplinks(*(np.array(column, dtype=np.int32) for column in (up, down, separate)))
 
 
-def _no_links(like: Index) -> Index:
-    return np.full_like(like, -1)
+def _no_links(like: Index) -> _Uplinks:
+    none = np.full_like(like, -1)
+    return _Uplinks(none, none, np.ones_like(like))

@@ -10,11 +10,11 @@ import numpy as np
 from moesim.cluster import Accelerator, Cluster, TreeLayout
 from moesim.errors import InputError
 from moesim.topology.facts import Count, Section
-from moesim.topology.header import Header
+from moesim.topology.header import NodesHeader
 from moesim.topology.scale_up import ScaleUp, build_devices, scale_up_pair
 
 
-class Spec(Header):
+class Spec(NodesHeader):
     """A topology file of this shape."""
 
     shape: Literal["single_node"]
@@ -53,5 +53,7 @@ def build(spec: Spec, parameters: Parameters, accelerator: Accelerator, sources:
         pod_of_group=no_links,
         group_up=no_links,
         group_down=no_links,
+        leaf_cables=no_links,
+        group_cables=no_links,
     )
     return Cluster(name=spec.name, devices=devices, links=links, layout=layout, sources=sources)
