@@ -75,5 +75,5 @@ def _compute_kind(cost: Cost, device: int) -> Kind:
 
 
 def _link_kind(tier: str) -> Kind:
-    """Everything beyond the scale-up domain counts as the NIC's network."""
-    return "scale_up" if tier == "scale_up" else "copy_engine" if tier == COPY_ENGINE else "nic"
+    """A torus's own links are its scale-up network; everything else beyond the node counts as the NIC's."""
+    return "scale_up" if tier in ("scale_up", "ici") else "copy_engine" if tier == COPY_ENGINE else "nic"

@@ -1,1 +1,0 @@
-"""Ways to reduce over a group of devices, one file each: which bytes travel between which devices, in which legs."""
