@@ -5,14 +5,14 @@ figures for the communication kernels and an ideal roofline for compute, fitted 
 """
 
 import json
-import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from moesim.calibration_curves import Curve, ExpertCurve, Figure, FitError, ProfilePart
 from moesim.errors import InputError, MissingMeasurement, unknown_name
-from moesim.provenance import Kind, data_folder
+from moesim.provenance import data_folder
 
 FORMAT_VERSION = 1
 LARGEST_FILE_BYTES = 64 * 2**20
@@ -21,104 +21,72 @@ DATASHEET = "datasheet"
 Operation = Literal["dispatch", "combine"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Figure(_Part):
-    """One positive number with its kind and source; `fit_error` is the relative error of a fit, absent when not fitted."""
-
-    value: float = Field(ge=0, le=1e30)
-    kind: Kind
-    source: str = Field(min_length=3)
-    fit_error: float | None = Field(default=None, ge=0)
-
-
-class Curve(_Part):
-    """A cost against log2 of a count (nodes or ranks): linear between its points, and beyond them said to be extrapolated."""
-
-    against: Literal["nodes", "ranks"]
-    at: tuple[float, ...] = Field(min_length=1)
-    value: tuple[float, ...] = Field(min_length=1)
-    kind: Kind
-    source: str = Field(min_length=3)
-    measurements: tuple[str, ...] = ()
-    fit_error: float | None = Field(default=None, ge=0)
-
-    def model_post_init(self, _context: Any) -> None:
-        """Check that the points are usable."""
-        if len(self.at) != len(self.value) or list(self.at) != sorted(set(self.at)) or self.at[0] <= 0:
-            raise ValueError(
-                f"curve needs increasing positive `at` with one `value` each, got {self.at} and {self.value}"
-            )
-        if min(self.value) < 0:
-            raise ValueError(f"curve values must not be negative, got {min(self.value)}")
-
-    @property
-    def valid_range(self) -> tuple[float, float]:
-        """Counts between which the curve rests on published points."""
-        return self.at[0], self.at[-1]
-
-    def covers(self, count: float) -> bool:
-        """Whether `count` is inside the valid range."""
-        return self.at[0] <= count <= self.at[-1]
-
-    def read(self, count: float) -> float:
-        """Value at `count`, linear in log2(count); outside the range the end segment goes on, never below zero.
-
-        >>> Curve(against="nodes", at=(2, 4), value=(10.0, 30.0), kind="measured", source="doc").read(8)
-        50.0
-        """
-        if len(self.at) == 1:
-            return self.value[0]
-        x = math.log2(count)
-        right = next((i for i in range(1, len(self.at) - 1) if count <= self.at[i]), len(self.at) - 1)
-        left = right - 1
-        x0, x1 = math.log2(self.at[left]), math.log2(self.at[right])
-        slope = (self.value[right] - self.value[left]) / (x1 - x0)
-        return max(self.value[left] + slope * (x - x0), 0.0)
-
-
-class OperationProfile(_Part):
+class OperationProfile(ProfilePart):
     """Costs of one operation (dispatch or combine) of one communication kernel.
 
-    `sm_rate_in_node`, `sm_rate_across_nodes`: bytes/s of logical copies one SM moves; absent = the copy engine never limits.
-    `fixed_s`: seconds on top of the bytes.
+    time = max( bytes of the fullest link or copy engine / its rate / reached + latency + fixed_s + message_s x messages,
+                floor_s )
+    `fixed_s`, `floor_s`: seconds against nodes or ranks. `message_s`: seconds for each other device the busiest device
+    sends to (or receives from). `reached`: fraction of the links' rate reached, against bytes a message (or all bytes of
+    the busiest device), 1 where absent. `sm_rate_in_node`, `sm_rate_across_nodes`: bytes/s of logical copies one SM
+    moves; absent = the copy engine never limits.
     """
 
     fixed_s: Curve
     sm_rate_in_node: Figure | None = None
     sm_rate_across_nodes: Figure | None = None
+    floor_s: Curve | None = None
+    message_s: Figure | None = None
+    reached: Curve | None = None
+    error: FitError | None = None
 
 
-class KernelProfile(_Part):
-    """One communication kernel: its algorithm, default SM count, overlap chunk and the costs of its two operations."""
+class KernelProfile(ProfilePart):
+    """One communication kernel: its algorithm, default SM count, overlap chunk and the costs of its two operations.
+
+    `nic`, `scale_up`: fractions of nominal rates this kernel reaches, where they are not the profile's common ones.
+    """
 
     algorithm: Literal["direct", "per_device", "node_dedup", "all_gather", "torus"]
     sms: int | None = Field(default=None, ge=1, le=1024)
     chunk_tokens: Figure
     dispatch: OperationProfile
     combine: OperationProfile
+    nic: Figure | None = None
+    scale_up: Figure | None = None
+
+    def operation(self, name: Operation) -> OperationProfile:
+        """Costs of that operation."""
+        return self.dispatch if name == "dispatch" else self.combine
 
 
-class ComputeProfile(_Part):
-    """Roofline of one device: fractions of the datasheet rates that are reached, tile of a grouped GEMM, launch cost."""
+class ComputeProfile(ProfilePart):
+    """Roofline of one device: fractions of the datasheet rates that are reached, tile of a grouped GEMM, launch cost.
+
+    `experts`: fitted curves of the routed experts by weight type; a type without one takes the roofline. `permute_fraction`:
+    fraction of the HBM rate at which rows of tokens are gathered and scattered, `memory_fraction` where absent.
+    """
 
     flops_fraction: Figure
     memory_fraction: Figure
     tile_tokens: Figure
     launch_s: Figure
+    permute_fraction: Figure | None = None
+    experts: dict[str, ExpertCurve] = Field(default_factory=dict)
 
 
-class LinkProfile(_Part):
+class LinkProfile(ProfilePart):
     """Fraction of a link's nominal bandwidth that is reached, by tier."""
 
     nic: Figure
     scale_up: Figure
 
 
-class CalibrationProfile(_Part):
-    """Everything a run takes from measurement or citation; `basis` is what the result page calls it."""
+class CalibrationProfile(ProfilePart):
+    """Everything a run takes from measurement or citation; `basis` is what the result page calls it.
+
+    `accelerator`: the device it was measured on, absent where it is for any.
+    """
 
     format_version: Literal[1]
     name: str = Field(min_length=1, max_length=80)
@@ -126,6 +94,8 @@ class CalibrationProfile(_Part):
     compute: ComputeProfile
     links: LinkProfile
     kernels: dict[str, KernelProfile]
+    accelerator: str | None = None
+    sources: tuple[str, ...] = ()
 
     def kernel(self, name: str) -> KernelProfile:
         """Costs of kernel `name`; raises MissingMeasurement naming the kernels that have figures."""

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibration import ComputeProfile
+from moesim.calibration_curves import ExpertCurve
 from moesim.cluster import Device
 from moesim.errors import unknown_name
+from moesim.expert_time import BalancedGroups, group_time
 from moesim.model import MoEModel, dtype_bytes
 
 Floats = NDArray[np.float64]
@@ -29,14 +31,30 @@ _ARITHMETIC = {
 }
 
 
+def arithmetic_type(weight_dtype: str) -> str:
+    """The type whose rate products with such weights reach; raises UnknownName."""
+    if weight_dtype not in _ARITHMETIC:
+        raise unknown_name("weights.dtype", weight_dtype, _ARITHMETIC)
+    return _ARITHMETIC[weight_dtype]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceRates:
-    """What each device reaches, arrays [D]: FLOP/s by arithmetic type, bytes/s of memory; tile in tokens, launch in s."""
+    """What each device reaches, arrays [D]: FLOP/s by arithmetic type, bytes/s of memory; tile in tokens, launch in s.
+
+    `peak_flops_per_s`, `peak_memory_bytes_per_s` and `speed_D` are what the fitted `experts` curves (by weight type) start
+    from; `permute_bytes_per_s` is the rate at which rows of tokens are moved.
+    """
 
     flops_per_s: Mapping[str, Floats]
     memory_bytes_per_s: Floats
     tile_tokens: int
     launch_s: float
+    peak_flops_per_s: Mapping[str, Floats]
+    peak_memory_bytes_per_s: Floats
+    permute_bytes_per_s: Floats
+    speed_D: Floats
+    experts: Mapping[str, ExpertCurve]
 
     @classmethod
     def of(cls, devices: tuple[Device, ...], profile: ComputeProfile, *, launches: bool = True) -> "DeviceRates":
@@ -55,13 +73,16 @@ class DeviceRates:
             memory_bytes_per_s=memory * speed_D * profile.memory_fraction.value,
             tile_tokens=max(int(profile.tile_tokens.value), 1),
             launch_s=profile.launch_s.value if launches else 0.0,
+            peak_flops_per_s=flops,
+            peak_memory_bytes_per_s=memory,
+            permute_bytes_per_s=memory * speed_D * (profile.permute_fraction or profile.memory_fraction).value,
+            speed_D=speed_D,
+            experts=profile.experts,
         )
 
     def flops(self, weight_dtype: str) -> Floats:
         """FLOP/s [D] of products with weights of that type; raises UnknownName."""
-        if weight_dtype not in _ARITHMETIC:
-            raise unknown_name("weights.dtype", weight_dtype, _ARITHMETIC)
-        return self.flops_per_s[_ARITHMETIC[weight_dtype]]
+        return self.flops_per_s[arithmetic_type(weight_dtype)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +113,18 @@ def expert_cost(
 ) -> Cost:
     """The routed experts of one layer on every device; `expert_of_slot_P` tells pools of unlike experts apart.
 
+    Where the profile has a fitted curve for the weight type, see `fitted_expert_cost`; else the roofline:
     t = launch + max( sum over active slots of weight bytes / HBM rate,  sum over slots of flops(tiles(n)) / rate )
-        + activation bytes / HBM rate,   with tiles(n) = n rounded up to whole tiles, active = n > 0,
+        + activation bytes / permute rate,   with tiles(n) = n rounded up to whole tiles, active = n > 0,
     activations = n x (payload in + payload out) + n x d_ff x (written + read), in bf16 (2 bytes). A device whose experts
     get no token costs nothing, not even a launch.
     """
+    if weight_dtype in rates.experts:
+        return fitted_expert_cost(load_P, device_of_slot_P, rates, model, weight_dtype, expert_of_slot_P)
     num_devices = len(rates.memory_bytes_per_s)
     tiles_P = -(-load_P // rates.tile_tokens) * rates.tile_tokens
     params_P, d_ff_P = _expert_sizes(model, expert_of_slot_P)
-    activation_bytes_P = 2.0 * (2 * model.payload_width + 2 * d_ff_P)
+    activation_bytes_P = expert_activation_bytes(model.payload_width, d_ff_P)
 
     def per_device(values_P: NDArray[np.floating[Any]]) -> Floats:
         total: Floats = np.bincount(device_of_slot_P, weights=values_P, minlength=num_devices).astype(np.float64)
@@ -110,8 +134,49 @@ def expert_cost(
     flops_D = per_device(tiles_P * (2.0 * params_P))
     tokens_D = per_device(load_P.astype(np.float64))
     cost = _roofline(flops_D, rates.flops(weight_dtype), weight_bytes_D, rates, rates.launch_s)
-    time_s = cost.time_s + per_device(load_P * activation_bytes_P) / rates.memory_bytes_per_s
+    time_s = cost.time_s + per_device(load_P * activation_bytes_P) / rates.permute_bytes_per_s
     return Cost(np.where(tokens_D > 0, time_s, 0.0), cost.memory_bound)
+
+
+def expert_activation_bytes(d_model: float, d_ff: Floats) -> Floats:
+    """Bytes one token moves through one expert: its rows in and out and its hidden row written and read, in bf16."""
+    return 2.0 * (2 * d_model + 2 * d_ff)
+
+
+def fitted_expert_cost(
+    load_P: NDArray[np.int64],
+    device_of_slot_P: NDArray[np.int32],
+    rates: DeviceRates,
+    model: MoEModel,
+    weight_dtype: str,
+    expert_of_slot_P: NDArray[np.integer[Any]] | None = None,
+) -> Cost:
+    """As `expert_cost`, by the profile's curve of that weight type.
+
+    A device with G active slots takes the mean over them of the time of a balanced group of G experts with that slot's
+    tokens; what is not the launch goes slower with the device's speed.
+    """
+    curve, num_devices = rates.experts[weight_dtype], len(rates.speed_D)
+    params_P, d_ff_P = _expert_sizes(model, expert_of_slot_P)
+    active_A = np.flatnonzero(load_P > 0)
+    device_A = device_of_slot_P[active_A]
+    groups_D = np.bincount(device_A, minlength=num_devices).astype(np.float64)
+    d_ff_A = np.broadcast_to(d_ff_P, load_P.shape)[active_A]
+    groups = BalancedGroups(
+        tokens_A=load_P[active_A].astype(np.float64),
+        groups_A=groups_D[device_A],
+        d_model_A=np.full(len(active_A), float(model.payload_width)),
+        d_ff_A=d_ff_A,
+        params_A=np.broadcast_to(params_P, load_P.shape)[active_A],
+        activation_bytes_A=expert_activation_bytes(model.payload_width, d_ff_A),
+        weight_bytes=dtype_bytes(weight_dtype),
+    )
+    peak_D = rates.peak_flops_per_s[arithmetic_type(weight_dtype)]
+    time_A, bound_A = group_time(curve, groups, peak_D[device_A], rates.peak_memory_bytes_per_s[device_A])
+    mean_D = np.bincount(device_A, weights=time_A, minlength=num_devices) / np.maximum(groups_D, 1.0)
+    launch_D = np.minimum(curve.launch_s, mean_D)
+    bound_D = np.bincount(device_A, weights=time_A * bound_A, minlength=num_devices) / np.maximum(groups_D, 1.0)
+    return Cost(launch_D + (mean_D - launch_D) / rates.speed_D, bound_D > mean_D / 2)
 
 
 def _expert_sizes(model: MoEModel, expert_of_slot_P: NDArray[np.integer[Any]] | None) -> tuple[Floats, Floats]:

@@ -1,7 +1,8 @@
 """ExpertPlacement: which expert's weights each slot of one MoE layer holds.
 
-Array letters: E expert, D device, P slot. Slots are numbered device by device; where the devices do not divide the
-slots, the first P mod D devices hold one slot more. An expert with several slots has that many copies (replicas).
+Array letters: E expert, D device, N source node, P slot. Slots are numbered device by device; where the devices do not
+divide the slots, the first P mod D devices hold one slot more, unless the placement says how many each holds. An expert
+with several slots has that many copies (replicas).
 """
 
 from dataclasses import dataclass, field
@@ -40,14 +41,19 @@ class ExpertPlacement:
     """The slots of one MoE layer and the expert in each; checked when made, read-only afterwards.
 
     Every expert holds at least one slot. Two copies of an expert on one device are allowed, and counted by
-    `same_device_duplicates`. Slots of `dead_devices` hold no copy, so that an expert may be left without any. Raises
-    InputError for an expert id out of range or an expert without a slot.
+    `same_device_duplicates`. Slots of `dead_devices` hold no copy, so that an expert may be left without any. `slots_D`
+    are the slots of each device where they do not follow the rule of the module. `split_NP` is the share of its
+    expert's tokens from source node n that slot p gets (replica policy split); one row stands for all nodes, and shares
+    are scaled to sum to 1 over an expert's slots. Raises InputError for an expert id out of range, an expert without a
+    slot, slots that do not add up, shares that are negative or all zero for an expert.
     """
 
     expert_of_slot_P: NDArray[np.int32]
     num_experts: int
     num_devices: int
     dead_devices: tuple[int, ...] = ()
+    slots_D: tuple[int, ...] | None = None
+    split_NP: NDArray[np.float64] | None = field(default=None, repr=False)
     device_of_slot_P: NDArray[np.int32] = field(init=False, repr=False)
     replicas_E: NDArray[np.int64] = field(init=False, repr=False)  # live copies of each expert
     slot_offsets_E1: NDArray[np.int64] = field(init=False, repr=False)  # [E + 1], into slots_by_expert_P
@@ -61,7 +67,7 @@ class ExpertPlacement:
             raise InputError(
                 f"{missing.size} of {self.num_experts} experts have no slot, the first is expert {missing[0]}"
             )
-        device_P = device_of_slot(experts_P.size, self.num_devices)
+        device_P = self._devices(experts_P.size)
         slots_by_expert = np.argsort(experts_P, kind="stable").astype(np.int32)
         if self.dead_devices:
             alive_P = ~np.isin(device_P, self.dead_devices)
@@ -73,8 +79,21 @@ class ExpertPlacement:
         self._keep("replicas_E", replicas_E.astype(np.int64))
         self._keep("slot_offsets_E1", offsets.astype(np.int64))
         self._keep("slots_by_expert_P", slots_by_expert)
+        if self.split_NP is not None:
+            self._keep("split_NP", _checked_split(self.split_NP, experts_P, self.num_experts))
 
-    def _keep(self, name: str, array: NDArray[np.integer]) -> None:
+    def _devices(self, num_slots: int) -> NDArray[np.int32]:
+        """The device of each slot."""
+        if self.slots_D is None:
+            return device_of_slot(num_slots, self.num_devices)
+        if len(self.slots_D) != self.num_devices or min(self.slots_D) < 0 or sum(self.slots_D) != num_slots:
+            raise InputError(
+                f"slots of {len(self.slots_D)} devices add up to {sum(self.slots_D)}; this layer has {num_slots} slots on "
+                f"{self.num_devices} devices"
+            )
+        return np.repeat(np.arange(self.num_devices, dtype=np.int32), self.slots_D)
+
+    def _keep(self, name: str, array: NDArray[np.integer] | NDArray[np.float64]) -> None:
         array.setflags(write=False)
         object.__setattr__(self, name, array)
 
@@ -101,12 +120,32 @@ class ExpertPlacement:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ExpertPlacement):
             return NotImplemented
-        names = ("num_experts", "num_devices", "dead_devices")
-        same_shape = all(getattr(self, name) == getattr(other, name) for name in names)
-        return same_shape and np.array_equal(self.expert_of_slot_P, other.expert_of_slot_P)
+        names = ("num_experts", "num_devices", "dead_devices", "slots_D")
+        same = all(getattr(self, name) == getattr(other, name) for name in names)
+        for name in ("expert_of_slot_P", "split_NP"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            same = same and (mine is None) == (theirs is None) and (mine is None or np.array_equal(mine, theirs))
+        return same
 
     def __hash__(self) -> int:
         return hash((self.num_experts, self.num_devices, self.dead_devices, self.expert_of_slot_P.tobytes()))
+
+
+def _checked_split(
+    split_NP: NDArray[np.float64], experts_P: NDArray[np.int32], num_experts: int
+) -> NDArray[np.float64]:
+    """A private copy of the shares, those of an expert's slots summing to 1 for every source node."""
+    shares_NP = np.array(split_NP, dtype=np.float64)
+    if shares_NP.ndim != 2 or shares_NP.shape[0] < 1 or shares_NP.shape[1] != experts_P.size:
+        raise InputError(f"a split has one share per source node and slot [N, {experts_P.size}]; got {shares_NP.shape}")
+    if not (np.isfinite(shares_NP).all() and (shares_NP >= 0).all()):
+        raise InputError("a split holds finite shares >= 0; found a negative, infinite or NaN one")
+    total_NE = np.stack([np.bincount(experts_P, weights=row, minlength=num_experts) for row in shares_NP])
+    if not (total_NE > 0).all():
+        node, expert = np.argwhere(total_NE <= 0)[0]
+        raise InputError(f"no slot of expert {expert} gets a share of the tokens of source node {node}")
+    divided_NP: NDArray[np.float64] = shares_NP / total_NE[:, experts_P]
+    return divided_NP
 
 
 def check_slots(num_slots: int, num_experts: int) -> None:

@@ -32,7 +32,8 @@ class StepResult(_Part):
 class LayerResult(_Part):
     """One MoE layer: phase times on the slowest rank, mean over steps; `layer` is the model layer index.
 
-    `drop_rate` = dropped / routed (token, expert) pairs, `padding_rate` = padding / rows the experts compute, over all steps.
+    `drop_rate` = (token, expert) pairs not computed / routed, of which `lost_rate` to dead devices and the rest by the
+    capacity; `padding_rate` = padding / rows the experts compute. All over all steps.
     """
 
     layer: int
@@ -44,6 +45,7 @@ class LayerResult(_Part):
     fanout_nodes: float
     fanout_devices: float
     drop_rate: float
+    lost_rate: float = 0.0
     padding_rate: float = 0.0
 
 
@@ -72,10 +74,14 @@ class MemoryResult(_Part):
 
 
 class FaultResult(_Part):
-    """What the faults of a run cost: its step time without them, and how much more it is with them (0.12 = 12 %)."""
+    """What the faults of a run cost: its step time without them, and how much more it is with them (0.12 = 12 %).
+
+    `phases_without_s`: seconds by phase without them, over all layers, which add up to that step time.
+    """
 
     step_time_without_s: float
     cost: float
+    phases_without_s: dict[str, float] = {}
 
 
 class NetworkResult(_Part):
@@ -84,6 +90,69 @@ class NetworkResult(_Part):
     fidelity: Literal["bound", "fluid"]
     tolerance: float
     error_bound: float | None
+
+
+class StageResult(_Part):
+    """Where the seconds of one pipeline stage go in a training step; they add up to `step_time_s` of the result.
+
+    `forward_s`, `backward_s` (gradients of the inputs, and of the weights where the schedule makes both at once) and
+    `weight_gradient_s` (those put off) are passes that run alone, `overlapped_s` pairs of a forward and a backward pass.
+    `bubble_s` is idle time. `layers` counts the model layers it holds, over all its chunks.
+    """
+
+    stage: int
+    layers: int
+    forward_s: float
+    backward_s: float
+    weight_gradient_s: float
+    overlapped_s: float
+    bubble_s: float
+    gradient_reduction_s: float
+    optimizer_s: float
+
+
+class TrainingResult(_Part):
+    """One training step by phase: the seconds of `last_stage`, which ends last (see `StageResult`), and of every stage.
+
+    `bubble_fraction` = idle stage-seconds / (stages x `pipeline_s`), `pipeline_s` = until the last pass of any stage
+    ends. `send_s` = one micro-batch's activations to the next stage, `tokens` = tokens of the step on all devices.
+    """
+
+    schedule: str
+    micro_batches: int
+    num_stages: int
+    chunks: int
+    zero: int
+    recompute: str
+    tokens: int
+    forward_s: float
+    backward_s: float
+    weight_gradient_s: float
+    overlapped_s: float
+    bubble_s: float
+    gradient_reduction_s: float
+    optimizer_s: float
+    bubble_fraction: float
+    pipeline_s: float
+    send_s: float
+    last_stage: int
+    stages: tuple[StageResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSpan:
+    """One pass of one micro-batch on a pipeline stage, seconds from the start of the step.
+
+    `kind`: F forward, B backward (of the inputs, and of the weights unless they have a W), W weights. A forward and a
+    backward pass that overlap are two spans with the same times. `chunk` numbers the parts of the model on the stage.
+    """
+
+    stage: int
+    chunk: int
+    micro_batch: int
+    kind: Literal["F", "B", "W"]
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +191,9 @@ class Tables:
 
 
 class SimulationResult(_Part):
-    """One run's answer; every field but `tables` and `wall_s` goes to result.json.
+    """One run's answer; every field but `tables`, `pipeline` and `wall_s` goes to result.json.
 
+    `training` and `pipeline` are those of a training step, whose `layers` rows are means over the pipeline's stages.
     `lost_tokens` were on devices that died, `lost_pairs` are (token, expert) pairs of those or without a live copy; both
     over all steps, pairs over all layers too.
     """
@@ -140,10 +210,12 @@ class SimulationResult(_Part):
     links: tuple[LinkResult, ...]
     memory: MemoryResult
     drop_rate: float
+    lost_rate: float = 0.0
     padding_rate: float = 0.0
     lost_tokens: int = 0
     lost_pairs: int = 0
     faults: FaultResult | None = None
+    training: TrainingResult | None = None
     balancedness: float
     fanout_nodes: float
     fanout_devices: float
@@ -153,10 +225,17 @@ class SimulationResult(_Part):
     assumptions: tuple[str, ...]
     provenance: dict[str, Any]
     tables: Tables | None = None
+    pipeline: tuple[PipelineSpan, ...] = ()
+
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds of a step in each phase on the slowest rank, summed over layers; they add up to the step time."""
+        phases = ("attention", "dispatch", "experts", "combine")
+        totals = {phase: float(sum(getattr(layer, f"{phase}_s") for layer in self.layers)) for phase in phases}
+        return {**totals, "other": self.other_s}
 
     def summary(self, *, wall_clock: bool = True) -> dict[str, Any]:
         """Plain data for JSON; without `wall_clock` nothing in it depends on how fast this machine is."""
-        hidden = {"tables"} if wall_clock else {"tables", "wall_s"}
+        hidden = {"tables", "pipeline"} if wall_clock else {"tables", "pipeline", "wall_s"}
         return self.model_dump(mode="json", exclude=hidden)
 
 

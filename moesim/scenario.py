@@ -171,20 +171,30 @@ class ModeSection(_Section):
     (`dualpipe`: as two_batch, with `dispatch.sms` taken from compute while anything is in flight).
     """
 
-    kind: Literal["decode", "prefill"] = "decode"
+    kind: Literal["decode", "prefill", "train"] = "decode"
     overlap: Literal["none", "shared_expert", "two_batch", "dualpipe"] = "none"
     context_length: Annotated[int, Field(strict=True, ge=0, le=1 << 30)] = 4096
     cuda_graph: bool = True
 
 
 class TrainSection(_Section):
-    """Shape of a training step; read by mode kind train only, which this version refuses."""
+    """Shape of a training step; read by mode kind train only.
 
-    micro_batches: Count = 8
+    `micro_batches`: of one pipeline and step, each of tokens_per_rank tokens a rank. `chunks`: parts of the model on each
+    stage of schedule interleaved. `stage_layers`: layers of each part where they are not all equal. `activation_dtype`: type
+    of what is kept for the backward pass. `optimizer`: the types it keeps (moesim/training_memory.py). `reduction`: how gradients are reduced (ring, tree, two_hop).
+    """
+
+    micro_batches: Annotated[int, Field(strict=True, ge=1, le=1 << 16)] = 8
     schedule: Name = "1f1b"
     zero: Annotated[int, Field(strict=True, ge=0, le=3)] = 1
     sequence_length: Count = 4096
-    recompute: Name = "none"
+    recompute: Literal["none", "selective", "full"] = "none"
+    chunks: Annotated[int, Field(strict=True, ge=1, le=1 << 10)] = 2
+    stage_layers: tuple[Annotated[int, Field(strict=True, ge=0, le=1 << 15)], ...] | None = None
+    activation_dtype: Dtype = "bf16"
+    optimizer: Name = "adam"
+    reduction: Name = "ring"
 
 
 class PlanSection(_Section):

@@ -7,7 +7,6 @@ import dataclasses
 import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,10 @@ from moesim.parallelism import ParallelDims
 from moesim.provenance import sha256_of_file, sha256_of_json, versions
 from moesim.routing import DealtStep
 from moesim.scenario import DeviceOverride, Scenario
-from moesim.topology import load_topology
+from moesim.topology import GRAPH_SUFFIXES, load_topology
 from moesim.workload import Workload, open_workload
+
+_YAML = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,11 @@ class Setting:
     def decode(self) -> bool:
         """Whether steps are decode steps."""
         return self.scenario.mode.kind == "decode"
+
+    @property
+    def training(self) -> bool:
+        """Whether a step is a training step."""
+        return self.scenario.mode.kind == "train"
 
     @property
     def weight_dtype(self) -> str:
@@ -120,15 +126,16 @@ class Setting:
 
 def load_setting(scenario: Scenario) -> Setting:
     """Load what `scenario` names; raises InputError where parts do not fit each other."""
-    model = load_model(_name_or_file(scenario, scenario.model, ".yaml"))
+    model = load_model(_name_or_file(scenario, scenario.model, _YAML))
     dtype_bytes(scenario.weights.dtype or model.weight_dtype)  # refuses an unknown type before anything is read
-    topology = _name_or_file(scenario, scenario.cluster.topology, ".yaml")
+    topology = _name_or_file(scenario, scenario.cluster.topology, (*_YAML, *GRAPH_SUFFIXES))
     cluster = load_topology(topology, **scenario.cluster.parameters)
     cluster = override_devices(cluster, scenario.cluster.devices)
     dims = ParallelDims.for_world(cluster.num_devices, **scenario.parallel.model_dump())
-    _check_dims(dims, cluster)
-    profile = load_profile(None if scenario.profile is None else _name_or_file(scenario, scenario.profile, ".json"))
-    workload = open_workload(scenario, model, cluster.num_devices)
+    _check_dims(dims, cluster, training=scenario.mode.kind == "train")
+    profile = load_profile(None if scenario.profile is None else _name_or_file(scenario, scenario.profile, (".json",)))
+    training = scenario.mode.kind == "train"
+    workload = open_workload(scenario, model, dims.replica_size if training else cluster.num_devices)
     if scenario.capacity.policy == "drop_by_probability" and not workload.has_weights:
         raise no_weights()
     setting = Setting(scenario=scenario, model=model, cluster=cluster, dims=dims, profile=profile, workload=workload)
@@ -162,17 +169,19 @@ def override_devices(cluster: Cluster, overrides: tuple[DeviceOverride, ...]) ->
     return dataclasses.replace(cluster, devices=tuple(devices)) if overrides else cluster
 
 
-def _check_dims(dims: ParallelDims, cluster: Cluster) -> None:
-    if (dims.tp, dims.pp, dims.etp) != (1, 1, 1):
+def _check_dims(dims: ParallelDims, cluster: Cluster, *, training: bool) -> None:
+    if (dims.tp, dims.pp, dims.etp) != (1, 1, 1) and not training:
         raise InputError(
-            f"tp={dims.tp}, pp={dims.pp}, etp={dims.etp}: this version models data and expert parallelism; set them to 1"
+            f"tp={dims.tp}, pp={dims.pp}, etp={dims.etp}: a decode or prefill step has data and expert parallelism only; "
+            "set them to 1, or take mode kind train"
         )
-    per_node = cluster.devices_per_node
-    if dims.ep % per_node and per_node % dims.ep:
-        raise InputError(f"ep={dims.ep} cuts nodes of {per_node} devices; take a divisor or a multiple of {per_node}")
+    per_node, size = cluster.devices_per_node, dims.ep * dims.etp
+    if size % per_node and per_node % size:
+        what = f"ep={dims.ep}" if dims.etp == 1 else f"ep={dims.ep} x etp={dims.etp} = {size}"
+        raise InputError(f"{what} cuts nodes of {per_node} devices; take a divisor or a multiple of {per_node}")
 
 
-def _name_or_file(scenario: Scenario, text: str, suffix: str) -> str:
-    """A name as it is; a path (a separator or a suffix in it) looked up beside the scenario first."""
-    looks_like_path = "/" in text or Path(text).suffix in (suffix, ".yml")
+def _name_or_file(scenario: Scenario, text: str, suffixes: tuple[str, ...]) -> str:
+    """A name as it is; a path (a separator or one of the suffixes in it) looked up beside the scenario first."""
+    looks_like_path = "/" in text or text.endswith(suffixes)
     return str(scenario.resolve_path(text)) if looks_like_path else text

@@ -47,6 +47,7 @@ class LayerWork:
     traffic_G: tuple[PlacedTraffic, ...]
     capacity: CapacityCounts = NO_COUNTS
     lost_pairs: int = 0
+    dead_devices: tuple[int, ...] = ()
 
     @property
     def load_D(self) -> NDArray[np.int64]:
@@ -82,7 +83,8 @@ class LayerWork:
 class WorkPlan:
     """What all steps of a run share: dims, rates, placements (one per MoE ordinal) and how collectives are built.
 
-    `later` says what changes in the course of every step, ascending in time; dead devices are the builder's.
+    `later` says what changes in the course of every step, ascending in time; dead devices are the builder's. The weights of
+    attention and dense matrices are cut among `tp` devices, those of experts among `etp`.
     """
 
     model: MoEModel
@@ -98,22 +100,24 @@ class WorkPlan:
     overlap: str = "none"
     communication_sms: int = 0  # taken from compute while a transfer is in flight (overlap dualpipe)
     later: tuple["Era", ...] = ()
+    tp: int = 1
+    etp: int = 1
 
     @property
     def num_devices(self) -> int:
         """Ranks, one per device."""
-        return self.builder.cluster.num_devices
+        return self.builder.num_ranks
 
     @property
     def sms_share_D(self) -> NDArray[np.float64]:
         """The fraction of each device's compute that communication in flight takes [D]; 0 where SMs are not known."""
-        sms = [device.accelerator.num_sms for device in self.builder.cluster.devices]
+        sms = [device.accelerator.num_sms for device in self.builder.devices]
         return np.array([self.communication_sms / count if count else 0.0 for count in sms])
 
     def memory_device(self) -> tuple[int, float]:
         """The device with least memory beside its expert slots, and the bytes of those slots."""
         slots_D, each = slots_of_devices(self.placements), slot_bytes(self.model, self.weight_dtype)
-        memory_D = np.array([device.memory_bytes for device in self.builder.cluster.devices])
+        memory_D = np.array([device.memory_bytes for device in self.builder.devices])
         device = tightest_device(slots_D, each, memory_D)
         return device, float(slots_D[device % len(slots_D)] * each)
 
@@ -190,7 +194,7 @@ class StepWork:
         shared = self._matrices(self.plan.model.shared_params, self.plan.weight_dtype)
         routed = self._experts(ordinal, traffic_G)
         return LayerWork(
-            attention=self._attention(index) + self._matrices(self.plan.model.router_params, "bf16"),
+            attention=self._attention(index) + self.router(),
             experts=routed + shared,
             routed=routed,
             shared=shared,
@@ -199,23 +203,37 @@ class StepWork:
             traffic_G=traffic_G,
             capacity=capacity,
             lost_pairs=lost_pairs,
+            dead_devices=self.plan.builder.dead_devices,
         )
 
     def dense_layer(self, index: int) -> Cost:
         """Attention and MLP of the dense model layer `index`."""
-        plan = self.plan
-        return self._attention(index) + self._matrices(plan.model.dense_params, plan.model.dense_dtype)
+        return self._attention(index) + self.dense_mlp()
 
     def head(self) -> Cost:
         """The output head: vocab_size x d_model."""
         model = self.plan.model
         return self._matrices((model.vocab_size or 0) * model.d_model, model.dense_dtype)
 
-    def _attention(self, index: int) -> Cost:
+    def projections(self, index: int) -> Cost:
+        """The attention matrices of model layer `index`."""
+        return self._matrices(self.plan.model.attention_weight_params(index), self.plan.model.dense_dtype)
+
+    def scores(self, index: int) -> Cost:
+        """Scores and values of the attention of model layer `index`."""
         plan = self.plan
-        projections = self._matrices(plan.model.attention_weight_params(index), plan.model.dense_dtype)
-        scores = score_cost(self.tokens_D, self._context(), plan.rates, plan.model, index, decode=plan.decode)
-        return projections + scores
+        return score_cost(self.tokens_D, self._context(), plan.rates, plan.model, index, decode=plan.decode)
+
+    def router(self) -> Cost:
+        """What routes one MoE layer; every device routes its own tokens."""
+        return matrix_cost(self.tokens_D, self.plan.model.router_params, self.plan.rates, "bf16")
+
+    def dense_mlp(self) -> Cost:
+        """The MLP of one dense layer."""
+        return self._matrices(self.plan.model.dense_params, self.plan.model.dense_dtype)
+
+    def _attention(self, index: int) -> Cost:
+        return self.projections(index) + self.scores(index)
 
     def _context(self) -> int:
         """Decode: the cached tokens. Prefill: half a rank's tokens, the mean over one causal chunk."""
@@ -228,14 +246,25 @@ class StepWork:
     def _experts(self, ordinal: int, traffic_G: tuple[PlacedTraffic, ...]) -> Cost:
         plan = self.plan
         placement = plan.placements[ordinal]
-        load_P = np.concatenate([traffic.load_P for traffic in traffic_G])
+        load_GP = np.stack([traffic.load_P for traffic in traffic_G])
+        if (
+            plan.etp > 1
+        ):  # every device of an expert-tensor-parallel group computes its share of what all of them receive
+            shared_GP = load_GP.reshape(-1, plan.etp, load_GP.shape[1]).sum(axis=1)
+            load_GP = np.repeat(shared_GP, plan.etp, axis=0)
+        load_P = load_GP.ravel()
         device_P = np.concatenate(
             [placement.device_of_slot_P + g * plan.builder.group_size for g in range(len(traffic_G))]
         )
-        return expert_cost(load_P, device_P, plan.rates, plan.model, plan.weight_dtype)
+        expert_of_slot_P = np.tile(placement.expert_of_slot_P, len(traffic_G))
+        return expert_cost(
+            load_P, device_P, plan.rates, _cut_experts(plan.model, plan.etp), plan.weight_dtype, expert_of_slot_P
+        )
 
     def _matrices(self, num_params: float, dtype: str) -> Cost:
-        return matrix_cost(self.tokens_D, num_params, self.plan.rates, dtype)
+        """All tokens of a tensor-parallel group through this device's share of the matrices."""
+        tp = self.plan.tp
+        return matrix_cost(self.tokens_D * tp, num_params / tp, self.plan.rates, dtype)
 
     def _traffic(self, ordinal: int) -> tuple[tuple[PlacedTraffic, ...], CapacityCounts, int]:
         """What fits the experts' capacity, counted per expert-parallel group; how much did not; pairs lost by faults."""
@@ -281,6 +310,13 @@ class StepWork:
         if plan.capacity.scope == "group":
             return fill_buffers(traffic, capped.padding_UE[0], placement)
         return send_padding(traffic, capped.padding_UE, *choice, token_offset=offset + len(source_T))
+
+
+def _cut_experts(model: MoEModel, etp: int) -> MoEModel:
+    """The model whose experts are the 1 / etp of each that one device holds."""
+    if etp == 1:
+        return model
+    return model.model_copy(update={"moe": model.moe.model_copy(update={"expert_d_ff": model.expert_d_ff // etp})})
 
 
 def _tokens_of(dealt: DealtStep, mine_T: NDArray[np.bool_]) -> DealtStep:

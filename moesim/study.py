@@ -5,10 +5,12 @@ Array letters: L MoE ordinal, E expert, D device.
 
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.cluster import TorusLayout
 from moesim.collective.link_table import build_link_table
@@ -29,9 +31,11 @@ from moesim.simulation.replay import replay
 from moesim.step_bound import balanced_phases, step_phases
 from moesim.step_work import Era, StepWork, WorkPlan
 from moesim.traffic import copy_bytes
+from moesim.training import train
 from moesim.units import format_time
 
 Window = tuple[int, int]
+Ranks = NDArray[np.int64]
 OnProgress = Callable[[str, int], None]
 BASELINE = "contiguous"
 
@@ -112,7 +116,7 @@ def compare(
     results = {name: results[name] for name in asked if name in results}
     return Comparison(
         runs=tuple(runs),
-        headroom=_headroom(results, work_of, dealt),
+        headroom=Headroom() if setting.training else _headroom(results, work_of, dealt),
         results=results,
         scenario=setting.scenario.record(),
         assumptions=_common(results),
@@ -136,7 +140,7 @@ def _place(setting: Setting, strategy: str, load_LE: np.ndarray) -> PlacementAns
     problem = PlacementProblem(
         load_LE=load_LE,
         num_devices=setting.dims.ep,
-        devices_per_node=min(setting.cluster.devices_per_node, setting.dims.ep),
+        devices_per_node=min(max(setting.cluster.devices_per_node // setting.dims.etp, 1), setting.dims.ep),
         num_slots=setting.num_slots,
         num_groups=setting.scenario.placement.groups or setting.model.num_groups,
         seed=setting.scenario.seed,
@@ -184,14 +188,19 @@ def _algorithm(setting: Setting) -> str:
     return algorithm
 
 
-def _work(setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str) -> WorkPlan:
+def _work(
+    setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str, ranks: Ranks | None = None
+) -> WorkPlan:
+    """What all steps share; `ranks`: the devices of one replica of a training stage, by default of the first."""
     scenario, (start, *later) = setting.scenario, setting.healths
-    builder = _builder(setting, start)
+    if ranks is None and setting.training:
+        ranks = setting.dims.stage_ranks(0, 0)
+    builder = _builder(setting, start, ranks)
     # A captured graph launches once for the whole step; prefill steps are not captured.
     launches = not (setting.decode and scenario.mode.cuda_graph)
     work = WorkPlan(
         model=setting.model,
-        rates=DeviceRates.of(builder.cluster.devices, setting.profile.compute, launches=launches),
+        rates=DeviceRates.of(builder.devices, setting.profile.compute, launches=launches),
         builder=builder,
         placements=placements,
         replica_policy=policy,
@@ -202,6 +211,8 @@ def _work(setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str
         capacity=setting.capacity,
         overlap=scenario.mode.overlap,
         communication_sms=communication_sms(scenario.mode.overlap, _sms(setting), setting.cluster.devices),
+        tp=setting.dims.tp,
+        etp=setting.dims.etp,
     )
     eras = [
         Era(
@@ -214,7 +225,7 @@ def _work(setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str
     return dataclasses.replace(work, later=tuple(eras))
 
 
-def _builder(setting: Setting, health: Health) -> CollectiveBuilder:
+def _builder(setting: Setting, health: Health, ranks: Ranks | None = None) -> CollectiveBuilder:
     """How collectives are built on what is left of the cluster."""
     scenario, kernel, cluster = setting.scenario, setting.kernel, weakened(setting.cluster, health)
     width = setting.model.payload_width
@@ -231,6 +242,8 @@ def _builder(setting: Setting, health: Health) -> CollectiveBuilder:
         },
         detours=setting.detours(health),
         dead_devices=health.dead_devices,
+        device_of_rank=ranks,
+        stride=setting.dims.etp,
     )
 
 
@@ -244,6 +257,7 @@ def _beside_healthy(
     cost = FaultResult(
         step_time_without_s=without.step_time_s,
         cost=result.step_time_s / without.step_time_s - 1.0 if without.step_time_s > 0.0 else 0.0,
+        phases_without_s=without.phase_seconds(),
     )
     words = f"the faults cost {cost.cost:+.1%}: a step takes {format_time(without.step_time_s)} without them"
     if result.lost_pairs:
@@ -260,6 +274,15 @@ def _replayed(
     on_progress: OnProgress | None,
 ) -> SimulationResult:
     network = setting.scenario.network
+    if setting.training:
+        return train(
+            setting,
+            functools.partial(_work, setting, work.placements, work.replica_policy),
+            steps,
+            strategy=strategy,
+            assumptions=_assumptions(setting, work) + notes,
+            on_stage=None if on_progress is None else lambda done: on_progress(strategy, done),
+        )
     result = replay(
         work,
         _fitting(setting, work, steps),
@@ -288,7 +311,7 @@ def _assumptions(setting: Setting, work: WorkPlan) -> tuple[str, ...]:
     sentences = [f"compute and links: {setting.profile.basis} (profile {setting.profile.name!r})"]
     sentences += work.builder.extrapolated()
     sentences += [fault.sentence(setting.cluster) for fault in setting.faults]
-    if not setting.decode:
+    if not setting.decode and not setting.training:
         sentences.append("prefill attention: a rank's tokens are one causal chunk, each seeing half of it on average")
     sentences.append(f"replica policy: {work.replica_policy}")
     sentences += overlap_sentences(setting.scenario.mode.overlap, setting.model, _sms(setting), setting.cluster.devices)

@@ -99,13 +99,17 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
     router, tokens_per_rank = section.router, section.tokens_per_rank
     assert router is not None and tokens_per_rank is not None  # checked when the section was read
     seed = scenario.seed if section.seed is None else section.seed
-    parameters = {} if section.exponent is None else {"exponent": section.exponent}
+    parameters: dict[str, float] = {} if section.exponent is None else {"exponent": section.exponent}
+    if router == "group_limited":
+        groups = model.num_groups
+        parameters |= {"num_groups": groups, "top_groups": model.moe.top_groups or groups}
+    num_zero = model.num_router_targets - model.num_experts
 
     def deal_window(window: Window) -> Iterator[DealtStep]:
-        return synthetic_steps(
+        steps = synthetic_steps(
             router,
             num_layers=model.num_moe_layers,
-            num_experts=model.num_experts,
+            num_experts=model.num_router_targets,
             top_k=model.top_k,
             num_ranks=num_ranks,
             tokens_per_rank=tokens_per_rank,
@@ -113,15 +117,27 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
             seed=seed,
             **parameters,
         )
+        return (_without_zero_experts(step, model.num_experts) for step in steps) if num_zero else steps
 
+    notes = [f"routing is synthetic (router {router}): it has no sequences, tasks or drift"]
+    if num_zero:
+        notes.append(f"the router draws {num_zero} zero experts like the others; nothing is sent to them")
     return Workload(
         path=None,
         origin=f"synthetic router {router}, seed {seed}",
         num_steps=MOST_STEPS,
-        assumptions=(f"routing is synthetic (router {router}): it has no sequences, tasks or drift",),
+        assumptions=tuple(notes),
         has_weights=False,
         deal_window=deal_window,
     )
+
+
+def _without_zero_experts(step: DealtStep, num_experts: int) -> DealtStep:
+    """The step with ids from `num_experts` on as -1, at the ends of their rows."""
+    zero_LTK = step.experts_LTK >= num_experts
+    order_LTK = np.argsort(zero_LTK, axis=-1, kind="stable")
+    kept_LTK = np.where(zero_LTK, np.int32(-1), step.experts_LTK)
+    return dataclasses.replace(step, experts_LTK=np.take_along_axis(kept_LTK, order_LTK, axis=-1))
 
 
 def _on_model_layers(step: DealtStep, rows: NDArray[np.int64]) -> DealtStep:

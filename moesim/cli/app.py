@@ -2,7 +2,7 @@
 
 import typer
 
-from moesim.cli import compare, demo, model, simulate, topology, trace
+from moesim.cli import calibrate, compare, demo, model, simulate, topology, trace
 
 app = typer.Typer(
     name="moesim",
@@ -18,3 +18,4 @@ app.command("compare")(compare.compare)
 app.add_typer(trace.app, name="trace")
 app.add_typer(topology.app, name="topology")
 app.add_typer(model.app, name="model")
+app.add_typer(calibrate.app, name="calibrate")

@@ -9,15 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Copies = NDArray[np.int64] | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leg:
-    """Copies from device to device [F]; with `engine` the copies also pass both devices' copy engines."""
+    """Copies from device to device [F]; with `engine` the copies also pass both devices' copy engines.
+
+    Copies are whole until a path policy spreads a flow over several paths.
+    """
 
     source_F: Ints
     target_F: Ints
-    copies_F: Ints
+    copies_F: Copies
     engine: bool
 
     @classmethod
@@ -37,6 +41,7 @@ class Legs:
     """All legs of one collective, and what each device waits for.
 
     `waits_W` rows are (device, leg, target): the device may go on when all flows of `leg` into `target` have ended.
+    A row may be there twice.
     """
 
     legs: tuple[Leg, ...]
@@ -45,5 +50,5 @@ class Legs:
 
 def own_waits(leg: Leg, index: int) -> Ints:
     """Every device that receives in this leg waits for its own receives."""
-    target = np.unique(leg.target_F)
+    target = np.flatnonzero(np.bincount(leg.target_F))
     return np.stack([target, np.full_like(target, index), target], axis=1)

@@ -4,16 +4,24 @@ A copy engine is modelled as private links of `sms` x rate per SM: one for what 
 receives, its own copies included. Dispatch and combine have engines of their own because their rates differ.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibration import KernelProfile, LinkProfile, Operation
-from moesim.cluster import Cluster
+from moesim.cluster import TIERS, Cluster
 
 OPERATIONS: tuple[Operation, ...] = ("dispatch", "combine")
 COPY_ENGINE = "copy_engine"
+# Whose fraction of the nominal rate a tier's links reach: a torus's links are the chips' own fabric, all others carry
+# the NICs' packets with the NICs' headers.
+REACHED_AS: Mapping[str, Literal["scale_up", "nic"]] = MappingProxyType(
+    {tier: "scale_up" if tier in ("scale_up", "ici") else "nic" for tier in TIERS}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +42,11 @@ class LinkTable:
 
 def build_link_table(cluster: Cluster, links: LinkProfile, kernel: KernelProfile, sms: int | None) -> LinkTable:
     """The table for one cluster and kernel; `sms` overrides the kernel's number of SMs."""
-    fraction = {"nic": links.nic.value, "scale_up": links.scale_up.value}
-    bandwidth = [link.bandwidth_bytes_per_s * fraction.get(link.tier, 1.0) for link in cluster.links]
+    fraction = {
+        "scale_up": (kernel.scale_up or links.scale_up).value,
+        "nic": (kernel.nic or links.nic).value,
+    }
+    bandwidth = [link.bandwidth_bytes_per_s * fraction[REACHED_AS[link.tier]] for link in cluster.links]
     names = [link.name for link in cluster.links]
     tiers: list[str] = [link.tier for link in cluster.links]
     engine_out: dict[str, int | None] = {}
@@ -61,7 +72,7 @@ def build_link_table(cluster: Cluster, links: LinkProfile, kernel: KernelProfile
 
 
 def _engine_rate(cluster: Cluster, kernel: KernelProfile, operation: Operation, sms: int | None) -> float | None:
-    profile = kernel.dispatch if operation == "dispatch" else kernel.combine
+    profile = kernel.operation(operation)
     rate = profile.sm_rate_in_node if cluster.num_nodes == 1 else profile.sm_rate_across_nodes
     count = sms if sms is not None else kernel.sms
     return None if rate is None or count is None else rate.value * count

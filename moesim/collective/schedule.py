@@ -9,14 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibration import KernelProfile, Operation
-from moesim.cluster import Cluster
+from moesim.cluster import Cluster, Device
 from moesim.collective.algorithms import algorithms
+from moesim.collective.kernel_cost import kernel_cost_s
 from moesim.collective.leg import Leg, Legs
-from moesim.collective.link_table import COPY_ENGINE, LinkTable
+from moesim.collective.link_table import COPY_ENGINE, OPERATIONS, LinkTable
 from moesim.collective.stand_ins import stand_ins, through
 from moesim.network.detours import Detours
 from moesim.network.flow import Flows, Paths
-from moesim.network.paths import path_policies
+from moesim.network.paths import SplitPaths, split_paths
 from moesim.traffic import TrafficCounts
 
 
@@ -47,7 +48,8 @@ class Collective:
 class CollectiveBuilder:
     """Turns counted traffic into collectives; one per run, holding what does not change between layers.
 
-    `detours` leads flows round dead links; `dead_devices` neither send, receive nor relay.
+    `detours` leads flows round dead links; `dead_devices` neither send, receive nor relay. `device_of_rank` are the devices
+    of the ranks where those are not all devices of the cluster in order: some of them, `stride` apart inside a group.
     """
 
     cluster: Cluster
@@ -59,60 +61,81 @@ class CollectiveBuilder:
     bytes_per_copy: dict[Operation, int]
     detours: Detours | None = None
     dead_devices: tuple[int, ...] = ()
+    device_of_rank: NDArray[np.int64] | None = None
+    stride: int = 1
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks that take part, one per device."""
+        return self.cluster.num_devices if self.device_of_rank is None else len(self.device_of_rank)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The device of each rank."""
+        if self.device_of_rank is None:
+            return self.cluster.devices
+        return tuple(self.cluster.devices[device] for device in self.device_of_rank.tolist())
 
     @property
     def devices_per_node(self) -> int:
         """Devices of one expert-parallel group that share a node."""
-        return min(self.cluster.devices_per_node, self.group_size)
+        return min(max(self.cluster.devices_per_node // self.stride, 1), self.group_size)
 
     def build(self, traffic_G: tuple[TrafficCounts, ...], operation: Operation) -> Collective:
         """The collective of all expert-parallel groups; group g holds the devices from g x group_size on."""
-        num_ranks = self.cluster.num_devices
+        num_ranks = self.num_ranks
         make_legs = algorithms.get(self.algorithm)
         back = operation == "combine"
         legs_G: list[Legs] = [make_legs(traffic, self.devices_per_node, back=back) for traffic in traffic_G]
         first_D = [g * self.group_size for g in range(len(traffic_G))]
         if self.dead_devices:
-            legs_G = [through(legs, self._stand_ins(first)) for legs, first in zip(legs_G, first_D, strict=True)]
+            legs_G = [through(legs, self.stand_ins_of(first)) for legs, first in zip(legs_G, first_D, strict=True)]
         parts = [_join([legs.legs[i] for legs in legs_G], first_D) for i in range(len(legs_G[0].legs))]
-        flows = self._flows(parts, operation)
-        source_F = np.concatenate([part.source_F for part in parts]).astype(np.int32)
-        group_F = np.concatenate([part.target_F + i * num_ranks for i, part in enumerate(parts)])
+        flows, leg_F = self.flows(parts, operation)
+        group_F = flows.target_F + leg_F * num_ranks
         waits_W = np.concatenate(
             [legs.waits_W + np.array([first, 0, first]) for legs, first in zip(legs_G, first_D, strict=True)]
         )
         dense_group_F, offsets, groups = _waits(waits_W, group_F, num_ranks)
         return Collective(
             flows=flows,
-            starter_F=source_F,
+            starter_F=flows.source_F,
             group_F=dense_group_F,
             num_ranks=num_ranks,
             waits_offsets=offsets,
             waits_groups=groups,
-            fixed_s=self.fixed_s(operation),
+            fixed_s=self.kernel_s(flows, operation),
             chunk_s=self._chunk_s(operation, len(parts)),
         )
 
     def fixed_s(self, operation: Operation) -> float:
         """The kernel's fixed cost at this group's size, seconds."""
-        profile = self.kernel.dispatch if operation == "dispatch" else self.kernel.combine
-        return profile.fixed_s.read(self._count(profile.fixed_s.against))
+        curve = self.kernel.operation(operation).fixed_s
+        return curve.read(self._count(curve.against))
+
+    def kernel_s(self, flows: Flows, operation: Operation) -> float:
+        """What the kernel costs beside its flows, seconds."""
+        profile = self.kernel.operation(operation)
+        floor_s = profile.floor_s.read(self._count(profile.floor_s.against)) if profile.floor_s is not None else 0.0
+        return kernel_cost_s(profile, flows, self.links.bandwidth, self.fixed_s(operation), floor_s)
 
     def extrapolated(self) -> list[str]:
-        """One sentence per fixed cost that is read outside its published range."""
+        """One sentence per cost that is read outside its published range."""
         sentences = []
-        for operation, profile in (("dispatch", self.kernel.dispatch), ("combine", self.kernel.combine)):
-            curve = profile.fixed_s
-            count = self._count(curve.against)
-            if len(curve.at) > 1 and not curve.covers(count):
-                low, high = curve.valid_range
-                sentences.append(
-                    f"fixed cost of {operation} is extrapolated to {count} {curve.against} (published: {low:g} to {high:g})"
-                )
+        for operation in OPERATIONS:
+            profile = self.kernel.operation(operation)
+            for what, curve in (("fixed cost", profile.fixed_s), ("floor", profile.floor_s)):
+                count = self._count(curve.against) if curve is not None else 0
+                if curve is not None and len(curve.at) > 1 and not curve.covers(count):
+                    low, high = curve.valid_range
+                    sentences.append(
+                        f"{what} of {operation} is extrapolated to {count} {curve.against} "
+                        f"(published: {low:g} to {high:g})"
+                    )
         return sentences
 
     def _count(self, against: str) -> int:
-        return self.group_size if against == "ranks" else max(self.group_size // self.cluster.devices_per_node, 1)
+        return self.group_size if against == "ranks" else max(self.group_size // self.devices_per_node, 1)
 
     def _chunk_s(self, operation: Operation, num_legs: int) -> float:
         """Time of one chunk on the slowest NIC (or other link): what the second leg lags behind when both legs overlap."""
@@ -123,34 +146,46 @@ class CollectiveBuilder:
         slowest = float(self.links.bandwidth[between].min())
         return self.kernel.chunk_tokens.value * self.bytes_per_copy[operation] / slowest
 
-    def _flows(self, parts: list[Leg], operation: Operation) -> Flows:
-        paths_of = path_policies.get(self.path_policy)
-        source_F = np.concatenate([part.source_F for part in parts]).astype(np.int32)
-        target_F = np.concatenate([part.target_F for part in parts]).astype(np.int32)
+    def flows(self, parts: list[Leg], operation: Operation) -> tuple[Flows, NDArray[np.int64]]:
+        """Flows of all legs and the leg of each; a flow that the path policy spreads over several paths is several flows."""
+        splits = [split_paths(self.path_policy, self.cluster, *self._ends(part)) for part in parts]
+        legs = [_spread(part, split) for part, split in zip(parts, splits, strict=True)]
         paths = join_paths(
-            [self._leg_paths(part, operation, paths_of(self.cluster, part.source_F, part.target_F)) for part in parts]
+            [self._leg_paths(leg, operation, split.paths) for leg, split in zip(legs, splits, strict=True)]
         )
-        return Flows(
-            source_F=source_F,
-            target_F=target_F,
-            bytes_F=np.concatenate([part.copies_F for part in parts]) * float(self.bytes_per_copy[operation]),
+        weights = [
+            _equal_weights(part.source_F)[split.flow_P] * split.share_P
+            for part, split in zip(parts, splits, strict=True)
+        ]
+        flows = Flows(
+            source_F=np.concatenate([leg.source_F for leg in legs]).astype(np.int32),
+            target_F=np.concatenate([leg.target_F for leg in legs]).astype(np.int32),
+            bytes_F=np.concatenate([leg.copies_F for leg in legs]) * float(self.bytes_per_copy[operation]),
             paths=paths,
             latency_F=path_latency(paths, self.links.latency_s),
-            weight_F=np.concatenate([_equal_weights(part.source_F) for part in parts]),
+            weight_F=np.concatenate(weights),
         )
+        return flows, np.repeat(np.arange(len(legs)), [len(leg.source_F) for leg in legs])
 
-    def _stand_ins(self, first: int) -> NDArray[np.int64]:
+    def stand_ins_of(self, first: int) -> NDArray[np.int64]:
         """The stand-in of each device of the group that starts at device `first`, numbered inside the group."""
         dead_D = np.isin(np.arange(first, first + self.group_size), self.dead_devices)
         return stand_ins(dead_D, self.devices_per_node, self.group_size)
 
     def _leg_paths(self, leg: Leg, operation: Operation, paths: Paths) -> Paths:
         if self.detours is not None:
-            paths = self.detours.around(paths, leg.source_F, leg.target_F)
+            paths = self.detours.around(paths, *self._ends(leg))
         out, into = self.links.engine_out[operation], self.links.engine_in[operation]
         if not leg.engine or out is None or into is None:
             return paths
-        return with_ends(paths, out + leg.source_F, into + leg.target_F)
+        source_F, target_F = self._ends(leg)
+        return with_ends(paths, out + source_F, into + target_F)
+
+    def _ends(self, leg: Leg) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The devices a leg's flows leave and reach."""
+        if self.device_of_rank is None:
+            return leg.source_F, leg.target_F
+        return self.device_of_rank[leg.source_F], self.device_of_rank[leg.target_F]
 
 
 def _equal_weights(source_F: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -159,6 +194,16 @@ def _equal_weights(source_F: NDArray[np.int64]) -> NDArray[np.float64]:
         return np.zeros(0)
     result: NDArray[np.float64] = 1.0 / np.bincount(source_F)[source_F]
     return result
+
+
+def _spread(leg: Leg, split: SplitPaths) -> Leg:
+    """One flow per path, with its share of the copies."""
+    return Leg(
+        source_F=leg.source_F[split.flow_P],
+        target_F=leg.target_F[split.flow_P],
+        copies_F=leg.copies_F[split.flow_P] * split.share_P,
+        engine=leg.engine,
+    )
 
 
 def _join(legs: list[Leg], first_D: list[int]) -> Leg:
@@ -175,14 +220,18 @@ def _waits(
     waits_W: NDArray[np.int64], group_F: NDArray[np.int64], num_ranks: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
     """Groups renumbered 0..G-1 in order, and rank -> groups as offsets and ids; groups without flows are dropped."""
-    present, dense_group_F = np.unique(group_F, return_inverse=True)
+    num_groups = max(int(group_F.max(initial=-1)), int(waits_W[:, 1].max(initial=0) + 1) * num_ranks) + 1
+    flows_G = np.bincount(group_F, minlength=num_groups)
+    dense_G = np.cumsum(flows_G > 0) - 1  # counting, since sorting a million flows takes longer than all else here
+    num_present = max(int(dense_G[-1]) + 1, 1)
     wanted_W = waits_W[:, 1] * num_ranks + waits_W[:, 2]
-    kept = np.isin(wanted_W, present)
-    # One number a pair: sorts ten times faster than rows.
-    keys = np.unique(waits_W[kept, 0] * len(present) + np.searchsorted(present, wanted_W[kept]))
-    rank_of_pair, group_of_pair = np.divmod(keys, max(len(present), 1))
+    kept = flows_G[wanted_W] > 0
+    # One number a pair: sorts ten times faster than rows. Sorted by hand: np.unique hashes first, which costs as much again.
+    keys = np.sort(waits_W[kept, 0] * num_present + dense_G[wanted_W[kept]])
+    keys = keys[np.diff(keys, prepend=-1) > 0]
+    rank_of_pair, group_of_pair = np.divmod(keys, num_present)
     offsets = np.concatenate([[0], np.cumsum(np.bincount(rank_of_pair, minlength=num_ranks))]).astype(np.int64)
-    return dense_group_F.astype(np.int32), offsets, group_of_pair.astype(np.int32)
+    return dense_G[group_F].astype(np.int32), offsets, group_of_pair.astype(np.int32)
 
 
 def join_paths(parts: list[Paths]) -> Paths:

@@ -14,7 +14,7 @@ from moesim.cluster import Cluster, GraphLayout, TreeLayout
 from moesim.errors import InputError
 from moesim.network.flow import Paths
 from moesim.network.live_graph import live_graph
-from moesim.network.paths import path_policies
+from moesim.network.paths import split_paths
 from moesim.network.paths._graph import distances, one_shortest
 from moesim.network.paths._tree_detours import detour_rows
 
@@ -64,12 +64,12 @@ class Detours:
         """Raise InputError, naming the ranks that are cut off, unless each of `devices` has a path to every other."""
         if not self.dead_J.any() or len(devices) < 2:
             return
-        policy = path_policies.get(self.policy)
         lost: list[tuple[Ints, Ints]] = []
         for start in range(0, len(devices), max(1, _PAIRS_AT_ONCE // len(devices))):
             some = devices[start : start + max(1, _PAIRS_AT_ONCE // len(devices))]
             source, target = np.repeat(some, len(devices)), np.tile(devices, len(some))
-            bent = self.crossing(policy(self.cluster, source, target))
+            split = split_paths(self.policy, self.cluster, source, target)
+            bent = np.unique(split.flow_P[self.crossing(split.paths)])
             _, found = self._solve(source[bent], target[bent])
             lost.append((source[bent[~found]], target[bent[~found]]))
         source, target = (np.concatenate(column) for column in zip(*lost, strict=True))

@@ -101,7 +101,7 @@ def refill(s, time):  # type: ignore[no-untyped-def]
         else:
             if size < 0:
                 if run.closed:
-                    _rewind(runs, opens, saves, links, active, order, 0, time)
+                    _rewind(runs, opens, saves, links, active, order, np.int64(0), time)
                 size = _make_heap(runs, opens, active, key, heap, equal)
                 highest = 0.0
             size, share = _settle_top(opens, key, heap, size, equal)
@@ -215,7 +215,7 @@ def _highest_closed(runs, links, order):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _make_heap(runs, opens, active, key, heap, equal):  # type: ignore[no-untyped-def]
-    size = 0
+    size = np.int64(0)
     for at in range(runs[0].active):
         if opens[active[at]].count:
             key[size] = _share(opens, active[at], equal)

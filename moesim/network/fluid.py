@@ -71,14 +71,14 @@ def plan(s, window):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _latest_floor(s, count):  # type: ignore[no-untyped-def]
     """The latest `floor` among links whose last running flows are the first `count` of the batch."""
-    _count_batch(s, count, -1)
+    _count_batch(s, count, np.int64(-1))
     latest = 0.0
     for at in range(count):
         for hop in range(s.flow[s.batch[at]].hops, s.flow[s.batch[at] + 1].hops):
             link = s.link[s.hop[hop].link]
             if link.row_count == 0:
                 latest = max(latest, link.floor)
-    _count_batch(s, count, 1)
+    _count_batch(s, count, np.int64(1))
     return latest
 
 
@@ -116,7 +116,7 @@ def commit(s, count, time, merged):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def start(s, flows, count, time):  # type: ignore[no-untyped-def]
     """Start the first `count` of `flows` at `time`, which is not before the last completion, and share the links anew."""
-    reopen(s, 0, time)
+    reopen(s, np.int64(0), time)
     s.run[0].expected = 0
     for at in range(count):
         insert(s, flows[at])

@@ -17,7 +17,7 @@ def step(s, waits, arriving, num_arriving, now, horizon, window):  # type: ignor
     now and horizon are absolute seconds; nothing but this run's own waits may act before the horizon. Returns how many
     waits were found over (in `waits.over_P`, with `over_at_P`) and the absolute time of the next completion.
     """
-    over = 0
+    over = np.int64(0)  # not a literal, for which numba would compile everything below once more
     until = now - s.run[0].epoch
     while True:
         count, time = plan(s, window)
@@ -38,28 +38,6 @@ def step(s, waits, arriving, num_arriving, now, horizon, window):  # type: ignor
         over = _end_batch(s, waits, count, time, window, over)
 
 
-@njit(cache=True, nogil=True)
-def bring_to(s, waits, now, window):  # type: ignore[no-untyped-def]
-    """End what has ended by `now` and count what the others have sent by then; returns how many waits were found over.
-
-    Only for a run that is rebuilt next.
-    """
-    over = 0
-    run = s.run[0]
-    until = now - run.epoch
-    while True:
-        count, time = plan(s, window)
-        if count == 0 or time > until:
-            break
-        over = _end_batch(s, waits, count, time, window, over)
-    if first_due(s) <= until:  # a merged completion is cut short
-        count, _ = gather(s, until)
-        over = _end_batch(s, waits, count, until, window, over)
-    if run.closed > 0:
-        run.time = max(run.time, until)
-    return over
-
-
 @njit(cache=True)
 def _end_batch(s, waits, count, time, window, over):  # type: ignore[no-untyped-def]
     commit(s, count, time, window > 0.0)
@@ -78,7 +56,7 @@ def _arrive(s, waits, arriving, num_arriving, now, window, over):  # type: ignor
     if run.closed == 0:  # nothing runs: a new busy period
         run.epoch = now
         run.time = time = 0.0
-    moving = 0
+    moving = np.int64(0)
     for at in range(num_arriving):
         index = arriving[at]
         flow = s.flow[index]

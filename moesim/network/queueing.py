@@ -46,7 +46,7 @@ def end_groups(  # type: ignore[no-untyped-def]
     waits, starts_left_G, group_flows, group_starts, hop_latency, busy_s, offsets, links, size, start_F, finish_F, flows
 ):
     """Count `flows` as started and work out when the groups end that now have all of theirs; returns the waits over."""
-    over = 0
+    over = np.int64(0)
     for flow in flows:
         group = waits.group_F[flow]
         starts_left_G[group] -= 1
@@ -61,5 +61,5 @@ def end_groups(  # type: ignore[no-untyped-def]
                     finish_F[member] = max(finish_F[member], busy_s[links[hop]])
                     end = max(end, busy_s[links[hop]] + hop_latency[hop])
             group_end = max(group_end, end)
-        over = part_ended(waits, group, waits.flows_left_G[group], group_end, over)
+        over = part_ended(waits, group, np.int64(waits.flows_left_G[group]), group_end, over)
     return over

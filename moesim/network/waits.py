@@ -82,7 +82,7 @@ def _numbered_on(lengths: list[int]) -> list[np.int32]:
 @njit(cache=True)
 def flow_ended(waits, flow, end, over):  # type: ignore[no-untyped-def]
     """Count a flow whose last byte left at `end`; appends to the `over` participants found so far, returns their number."""
-    return part_ended(waits, waits.group_F[flow], 1, end + waits.latency_F[flow], over)
+    return part_ended(waits, waits.group_F[flow], np.int64(1), end + waits.latency_F[flow], over)
 
 
 @njit(cache=True)

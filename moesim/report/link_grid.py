@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from moesim.result import SimulationResult
 
-_DIRECTIONS = ("out", "up", "in", "down")
-_TIERS = ("scale_up", "nic", "leaf", "pod", "core")
-_WORDS = {"dev": "device", "nic": "NIC", "node": "node", "unit": "unit", "leaf": "leaf", "rail": "rail", "pod": "pod"}
+_DIRECTIONS = ("out", "up", "in", "down", "x+", "x-", "y+", "y-", "z+", "z-")
+_TIERS = ("scale_up", "ici", "nic", "leaf", "pod", "core", "local", "global", "dcn", "copy_engine")  # outwards
+_WORDS = {"dev": "device", "nic": "NIC"}  # where a name's own word is not a reader's
 _WRAP = 32
 
 
@@ -48,7 +48,7 @@ def link_grids(result: SimulationResult) -> list[LinkGrid]:
         last = name.rsplit(".", 1)[-1]
         members[tier, last if last in _DIRECTIONS else ""].append(link)
     grids = [
-        _grid(tier, direction, [tables.link_names[link] for link in links], use[links])
+        _grid(tier, direction, [_place(tables.link_names[link], direction) for link in links], use[links])
         for (tier, direction), links in members.items()
     ]
     return sorted(grids, key=_rank)
@@ -59,16 +59,27 @@ def _rank(grid: LinkGrid) -> tuple[int, int, str]:
     return tier, _DIRECTIONS.index(grid.direction) if grid.direction else len(_DIRECTIONS), grid.tier
 
 
+def _place(name: str, direction: str) -> str:
+    """What of a link's name says where it is: all but the direction."""
+    return name.rsplit(".", 1)[0] if direction else name
+
+
 def _grid(tier: str, direction: str, names: list[str], use: NDArray[np.float64]) -> LinkGrid:
-    """By the two numbers in the names where every name has two ("node3.nic2.up"), else in order, wrapped."""
-    found = [re.findall(r"([a-z_]*?)(\d{1,9})(?![\d])", name.rsplit(".", 1)[0]) for name in names]
-    if all(len(parts) == 2 for parts in found):
-        rows, columns = (_rank_of([int(parts[place][1]) for parts in found]) for place in (0, 1))
+    """By the numbers in the names where all have as many ("node3.nic2", "group0.switch1.to2"), else in order, wrapped.
+
+    The first number is the row, the others together the column.
+    """
+    found = [re.findall(r"([a-z_]*?)(\d{1,9})(?![\d])", name) for name in names]
+    if len({len(parts) for parts in found}) == 1 and len(found[0]) in (2, 3):
+        rows = _rank_of([(int(parts[0][1]),) for parts in found])
+        columns = _rank_of([tuple(int(number) for _, number in parts[1:]) for parts in found])
         shape = (int(rows.max()) + 1, int(columns.max()) + 1)
         filled = np.full(shape, np.nan) if shape[0] * shape[1] <= 4 * len(names) else None
         if filled is not None and len(np.unique(rows * shape[1] + columns)) == len(names):
             filled[rows, columns] = use
             words = [_WORDS.get(found[0][place][0], found[0][place][0]) for place in (0, 1)]
+            if len(found[0]) > 2:
+                words[1] = "link"
             if shape[0] > shape[1]:
                 filled, words = filled.T, words[::-1]
             return LinkGrid(tier, direction, words[0], words[1], filled)
@@ -78,6 +89,7 @@ def _grid(tier: str, direction: str, names: list[str], use: NDArray[np.float64])
     return LinkGrid(tier, direction, "", "link", wrapped.reshape(-1, width))
 
 
-def _rank_of(numbers: list[int]) -> NDArray[np.int64]:
-    """Place of each number among the distinct ones: a name with a huge number asks for no huge grid."""
-    return np.asarray(np.unique(np.array(numbers, dtype=np.int64), return_inverse=True)[1], dtype=np.int64)
+def _rank_of(numbers: list[tuple[int, ...]]) -> NDArray[np.int64]:
+    """Place of each tuple among the distinct ones: a name with a huge number asks for no huge grid."""
+    keys = np.array(numbers, dtype=np.int64)
+    return np.asarray(np.unique(keys, axis=0, return_inverse=True)[1], dtype=np.int64).ravel()

@@ -10,7 +10,8 @@ from moesim.report.figure import svg
 from moesim.report.link_grid import link_use
 from moesim.report.plots import capacity as capacity_plot
 from moesim.report.plots import comparison as comparison_plot
-from moesim.report.plots import device_load, fan_out, layers, links, phases, timeline
+from moesim.report.plots import device_load, fan_out, layers, links, phases, pipeline, stages, timeline
+from moesim.report.plots import faults as faults_plot
 from moesim.report.plots import memory as memory_plot
 from moesim.report.summary import Summary, shown_results
 from moesim.result import Comparison, SimulationResult
@@ -42,9 +43,11 @@ def sections(comparison: Comparison, summary: Summary) -> list[Section]:
     drawn = [(caption, result) for caption, result in shown if result.tables is not None]
     found = [_compared(comparison, summary)] if len(summary.lines) > 1 else []
     found.append(_phases(comparison, summary, shown))
+    found.append(_pipeline(shown))
     if drawn:
         found += [_timeline(drawn), _loads(drawn), _links(drawn), _fan_out(drawn)]
     found.append(_capacity(shown))
+    found.append(_faults(shown))
     found.append(_memory(shown))
     return [section for section in found if section is not None and section.pictures]
 
@@ -102,12 +105,37 @@ def _timeline(runs: Captioned) -> Section | None:
 def _capacity(runs: Captioned) -> Section | None:
     runs = [(caption, result) for caption, result in runs if limits_tokens(result)]
     top = max((capacity_plot.highest_rate(result) for _, result in runs), default=0.0)
+    lost = " (lost: were on dead devices, or without a live copy)" if any(r.lost_pairs for _, r in runs) else ""
     reading = (
-        "Of the (token, expert) pairs routed, how many found their expert full; of the rows the experts compute, how many "
-        f"are padding.{_same_scale(runs)}"
+        f"Of the (token, expert) pairs routed, how many found their expert full{lost}; of the rows the experts compute, "
+        f"how many are padding.{_same_scale(runs)}"
     )
     pictures = _each("capacity", runs, lambda result: capacity_plot.draw(result, top))
     return Section("capacity", "Dropped and padded", reading, pictures)
+
+
+def _faults(runs: Captioned) -> Section | None:
+    runs = [(caption, result) for caption, result in runs if result.faults is not None]
+    reading = "The same placement and the same tokens, with everything at work and with what breaks."
+    return Section("faults", "What the faults cost", reading, _each("faults", runs, faults_plot.draw))
+
+
+def _pipeline(runs: Captioned) -> Section | None:
+    runs = [(caption, result) for caption, result in runs if result.pipeline]
+    pictures: tuple[Picture, ...] = ()
+    for place, (caption, result) in enumerate(runs):
+        spans, opening = result.pipeline, pipeline.opening_s(result.pipeline)
+        drawn = [(f"{caption}: the whole step", pipeline.draw(spans, pipeline.end_s(spans)))]
+        if len(spans) > pipeline.MOST_BOXES:
+            drawn.append((f"{caption}: the beginning", pipeline.draw(spans, opening)))
+        if result.training is not None:
+            drawn.append((f"{caption}: what each stage does", stages.draw(result.training)))
+        pictures += tuple(_picture("pipeline", 4 * place + i, *each) for i, each in enumerate(drawn))
+    reading = (
+        "A stage runs one pass of one micro-batch after the other; two that overlap share its row. Blanks are the bubble: "
+        "the stage waits for its neighbours."
+    )
+    return Section("pipeline", "The pipeline", reading, pictures)
 
 
 def _memory(runs: Captioned) -> Section | None:

@@ -1,7 +1,7 @@
 """The sentences of a report: the question, its answer, what to know beside it, how sure it is."""
 
 from moesim.report.context import cluster_phrase, model_phrase, profile_phrase, step_phrase, windows_phrase
-from moesim.result import Bottleneck, ComparedRun, Comparison, Headroom, SimulationResult
+from moesim.result import Bottleneck, ComparedRun, Comparison, FaultResult, Headroom, SimulationResult, TrainingResult
 from moesim.units import format_time
 
 # Below this relative difference two step times are told as equal: no model here claims to be that exact.
@@ -96,8 +96,13 @@ def remarks(comparison: Comparison, timed: list[ComparedRun], shown: SimulationR
     if windows := windows_phrase(comparison.scenario):
         remarks.append(windows)
     remarks += [_headroom_remark(what, time, timed) for what, time in _headroom(comparison.headroom) if timed]
-    if shown and shown.drop_rate > 0:
-        remarks.append(f"{shown.drop_rate:.1%} of (token, expert) pairs are dropped by the capacity limit.")
+    if shown and shown.drop_rate - shown.lost_rate > 1e-12:
+        dropped = shown.drop_rate - shown.lost_rate
+        remarks.append(f"{dropped:.1%} of (token, expert) pairs are dropped by the capacity limit.")
+    if shown and shown.training is not None:
+        remarks.append(_training_remark(shown.training))
+    if shown and shown.faults is not None:
+        remarks.append(_faults_remark(shown, shown.faults))
     if shown and shown.padding_rate > 0:
         remarks.append(f"{shown.padding_rate:.1%} of the rows the experts compute are padding.")
     if shown and shown.tables is not None and not shown.tables.link_bytes.any():
@@ -106,6 +111,27 @@ def remarks(comparison: Comparison, timed: list[ComparedRun], shown: SimulationR
     if fill < 1 - HARDLY:
         remarks.append(f"The trace ran out: the emptiest step holds {fill:.0%} of the tokens asked for.")
     return tuple(remarks)
+
+
+def _training_remark(training: TrainingResult) -> str:
+    """The schedule, and how much of the stages' time it leaves idle."""
+    stages = f"{training.num_stages} stage{'s' if training.num_stages != 1 else ''}"
+    return (
+        f"Schedule {training.schedule} runs {training.micro_batches} micro-batches through {stages}, which are idle "
+        f"{training.bubble_fraction:.1%} of the time until the last pass."
+    )
+
+
+def _faults_remark(shown: SimulationResult, faults: FaultResult) -> str:
+    """What the faults cost in time, and what was lost to dead devices."""
+    whole = format_time(faults.step_time_without_s)
+    cost = f"The faults cost {faults.cost:+.1%}: without them a step takes {whole}"
+    if not shown.lost_pairs:
+        return f"{cost}."
+    return (
+        f"{cost}; {shown.lost_rate:.1%} of (token, expert) pairs are lost to dead devices, with "
+        f"{shown.lost_tokens:,} tokens that were on them."
+    )
 
 
 def _headroom(headroom: Headroom) -> list[tuple[str, float]]:

@@ -22,6 +22,11 @@ def find_bottleneck(runs: list[StepRun], links: LinkTable, device_names: list[st
     for run in runs:
         _charge_step(charges, run, links, device_names)
     total_s = sum(run.time_s for run in runs)
+    return worst_charge(charges, total_s)
+
+
+def worst_charge(charges: Charges, total_s: float) -> Bottleneck:
+    """The kind with most seconds, as a share of `total_s`, and its most charged member."""
     by_kind: dict[Kind, float] = defaultdict(float)
     for (kind, _), seconds in charges.items():
         by_kind[kind] += seconds
@@ -50,7 +55,7 @@ def _charge_step(charges: Charges, run: StepRun, links: LinkTable, device_names:
             _charge_wait(charges, run.layers[layer], name, seconds, links, device_names)
         elif layer >= 0:
             cost: Cost = run.layers[layer].attention if name == "attention" else run.layers[layer].experts
-            charges[_compute_kind(cost, rank), device_names[rank]] += seconds
+            charges[compute_kind(cost, rank), device_names[rank]] += seconds
         else:
             charges["memory" if other_memory else "compute", device_names[rank]] += seconds
 
@@ -64,16 +69,17 @@ def _charge_wait(
     network_s = min(seconds - fixed_s, transfer.binding_s)
     charges["fixed", f"{phase} kernel"] += fixed_s
     if transfer.binding_link >= 0:
-        charges[_link_kind(links.tiers[transfer.binding_link]), links.names[transfer.binding_link]] += network_s
+        charges[link_kind(links.tiers[transfer.binding_link]), links.names[transfer.binding_link]] += network_s
     cost = layer.attention if phase == "dispatch" else layer.experts
     slowest = int(np.argmax(cost.time_s))
-    charges[_compute_kind(cost, slowest), device_names[slowest]] += seconds - fixed_s - network_s
+    charges[compute_kind(cost, slowest), device_names[slowest]] += seconds - fixed_s - network_s
 
 
-def _compute_kind(cost: Cost, device: int) -> Kind:
+def compute_kind(cost: Cost, device: int) -> Kind:
+    """Whether memory or arithmetic binds that device."""
     return "memory" if cost.memory_bound[device] else "compute"
 
 
-def _link_kind(tier: str) -> Kind:
+def link_kind(tier: str) -> Kind:
     """A torus's own links are its scale-up network; everything else beyond the node counts as the NIC's."""
     return "scale_up" if tier in ("scale_up", "ici") else "copy_engine" if tier == COPY_ENGINE else "nic"

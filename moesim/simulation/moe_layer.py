@@ -16,8 +16,8 @@ class MoELayerRun:
         self.work, self.ordinal, self.shared_beside = work, ordinal, shared_beside
         self.lost_pairs = work.lost_pairs
         self._lost_ranks: list[int] = []
-        self.dispatch: Transfer = _open(fabric, work.dispatch)
-        self.combine: Transfer = _open(fabric, work.combine)
+        self.dispatch: Transfer = open_transfer(fabric, work.dispatch)
+        self.combine: Transfer = open_transfer(fabric, work.combine)
 
     def pass_through(self, device: SimulatedDevice) -> Process:
         """Attention and router, dispatch, experts, combine; a rank waits for its own receives only, never for a barrier."""
@@ -48,7 +48,8 @@ class MoELayerRun:
         return counts._replace(kept=counts.kept - (self.lost_pairs - self.work.lost_pairs))
 
 
-def _open(fabric: Fabric, collective: Collective) -> Transfer:
+def open_transfer(fabric: Fabric, collective: Collective) -> Transfer:
+    """The collective on the fabric, ready for its ranks to arrive."""
     return fabric.open(
         collective.flows,
         collective.starter_F,

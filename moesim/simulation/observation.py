@@ -49,12 +49,14 @@ class LayerObservation:
     dispatch: TransferObservation
     combine: TransferObservation
     lost_pairs: int = 0
+    dead_devices: tuple[int, ...] = ()
 
     @property
     def balancedness(self) -> float:
-        """Mean over maximum of the devices' loads; 1 when nothing is routed."""
-        most = int(self.load_D.max())
-        return float(self.load_D.mean()) / most if most else 1.0
+        """Mean over maximum of the live devices' loads; 1 when nothing is routed."""
+        live_D = np.delete(self.load_D, list(self.dead_devices))
+        most = int(live_D.max(initial=0))
+        return float(live_D.mean()) / most if most else 1.0
 
 
 def observe(run: MoELayerRun, link_bandwidth: Floats) -> LayerObservation:
@@ -67,15 +69,17 @@ def observe(run: MoELayerRun, link_bandwidth: Floats) -> LayerObservation:
         load_D=work.load_D,
         capacity=run.capacity,
         lost_pairs=run.lost_pairs,
+        dead_devices=work.dead_devices,
         fanout_nodes_count=work.fanout_nodes_count,
         fanout_nodes=fanout_nodes,
         fanout_devices=fanout_devices,
-        dispatch=_observe_transfer(work.dispatch, run.dispatch, link_bandwidth),
-        combine=_observe_transfer(work.combine, run.combine, link_bandwidth),
+        dispatch=observe_transfer(work.dispatch, run.dispatch, link_bandwidth),
+        combine=observe_transfer(work.combine, run.combine, link_bandwidth),
     )
 
 
-def _observe_transfer(collective: Collective, transfer: Transfer, bandwidth: Floats) -> TransferObservation:
+def observe_transfer(collective: Collective, transfer: Transfer, bandwidth: Floats) -> TransferObservation:
+    """What links saw of a transfer all of whose flows have ended; bandwidth in bytes/s [J]."""
     flows, num_links = transfer.flows, len(bandwidth)
     links = flows.paths.links
     flow_of_link = np.repeat(np.arange(len(flows.bytes_F)), np.diff(flows.paths.offsets))

@@ -43,6 +43,7 @@ def layer_results(runs: list[StepRun], plan: WorkPlan) -> tuple[LayerResult, ...
                 fanout_nodes=_mean_over_tokens(runs, [layer.fanout_nodes for layer in seen]),
                 fanout_devices=_mean_over_tokens(runs, [layer.fanout_devices for layer in seen]),
                 drop_rate=counts.drop_rate,
+                lost_rate=sum(layer.lost_pairs for layer in seen) / max(counts.routed, 1),
                 padding_rate=counts.padding_rate,
             )
         )

@@ -73,6 +73,7 @@ def _result(
         links=top_links(tables, total_s),
         memory=memory,
         drop_rate=counts.drop_rate,
+        lost_rate=sum(layer.lost_pairs for run in runs for layer in run.layers) / max(counts.routed, 1),
         padding_rate=counts.padding_rate,
         lost_tokens=sum(run.lost_tokens for run in runs),
         lost_pairs=sum(layer.lost_pairs for run in runs for layer in run.layers),

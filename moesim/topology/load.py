@@ -14,7 +14,7 @@ from moesim.topology.header import Header
 from moesim.topology.shapes import parameter_sets, shapes, specs
 from moesim.yaml_file import read_yaml, validate
 
-_GRAPH_SUFFIXES = (".json", ".graphml")
+GRAPH_SUFFIXES = (".json", ".graphml")
 _SLICE = re.compile(
     r"(?:tpu-?)?(?P<version>v\d{1,2}[a-z]{0,8}|7x)(?:-(?P<size>\d{1,9})|:(?P<shape>[\dx]{1,40}(?:_\w{1,20})?))",
     re.ASCII,
@@ -44,7 +44,7 @@ def load_topology(name_or_path: str | Path, *, accelerator: str | None = None, *
     Raises UnknownName or InputError, in one sentence, for a name, key or number that cannot be used.
     """
     path, named = _find(name_or_path)
-    if path.suffix in _GRAPH_SUFFIXES:
+    if path.suffix in GRAPH_SUFFIXES:
         data = _graph_data(path, accelerator)
     else:
         data = read_yaml(path)
@@ -73,7 +73,7 @@ def load_topology(name_or_path: str | Path, *, accelerator: str | None = None, *
 def _find(name_or_path: str | Path) -> tuple[Path, dict[str, Any]]:
     """The file, and the parameters that a slice's name stands for."""
     text = str(name_or_path)
-    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml", *_GRAPH_SUFFIXES)):
+    if isinstance(name_or_path, Path) or "/" in text or text.endswith((".yaml", ".yml", *GRAPH_SUFFIXES)):
         return Path(text), {}
     named: dict[str, Any] = {}
     match = _SLICE.fullmatch(text)

@@ -103,6 +103,23 @@ def test_lists_name_what_shows_show():
     assert 64 == answer("model", "show", "deepseek-v2-lite")["experts"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "devices", "links"),
+    [
+        (["tpu-v4-pod", "--shape", "4x4x8"], 128, 768),
+        (["tpu-v4-pod", "--shape", "4x4x8_twisted"], 128, 768),
+        (["v4-256"], 128, 768),
+        (["v5p:8x8x16"], 1024, 6144),
+        (["v5litepod-16"], 16, 48),
+    ],
+)
+def test_a_torus_is_shown_by_shape_or_by_slice_name(asked, devices, links):
+    """`--shape` and TPU slice names give the grid: 6 links a chip in a wrapped cube, 4x4 chips of v5e are a mesh."""
+    shown = answer("topology", "show", *asked)
+    assert (devices, links) == (shown["devices"], shown["links"])
+    assert shown["bisection_bytes_per_s"] > 0 < shown["diameter_hops"]
+
+
 def test_a_topology_can_be_drawn(tmp_path):
     """--png writes a PNG."""
     assert 0 == moesim("topology", "show", "dgx-h100-superpod", "--nodes", "2", "--png", tmp_path / "c.png").returncode
@@ -134,6 +151,9 @@ WRONG = {
     "window upside down": ["compare", "scenario.yaml", "--strategies", "hash", "--steps", "4:2"],
     "no such model": ["model", "show", "mixtral-9x7b"],
     "no such topology": ["topology", "show", "dgx-h100-superpodd"],
+    "a shape given twice": ["topology", "show", "v5p:8x8x16", "--shape", "4x4x8"],
+    "a twisted cube": ["topology", "show", "tpu-v4-pod", "--shape", "4x4x4_twisted"],
+    "an axis of length 0": ["topology", "show", "tpu-v4-pod", "--shape", "4x0x4"],
     "no nodes": ["topology", "show", "dgx-h100-superpod", "--nodes", "0"],
     "absurdly many nodes": ["topology", "show", "dgx-h100-superpod", "--nodes", "1000000000"],
     "no such trace": ["trace", "inspect", "nowhere.parquet"],

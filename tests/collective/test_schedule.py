@@ -1,13 +1,19 @@
 """CollectiveBuilder: groups, fixed costs, several expert-parallel groups, relabelled devices."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from moesim.calibration import load_profile
+from moesim.collective.link_table import build_link_table
 from moesim.collective.schedule import join_paths, with_ends
 from moesim.network.bound import bound_completion
 from moesim.network.flow import Paths
+from moesim.topology import load_topology
 from moesim.traffic import count_traffic
 from tests.collective.conftest import make_builder, make_traffic
+from tests.strategies.cluster import torus
 
 
 def test_groups_of_ranks_are_copies_of_the_same_collective_side_by_side(algorithm):
@@ -81,6 +87,54 @@ def test_more_sms_never_slow_the_bound():
         builder = make_builder(1, "per_device", sms=sms)
         times.append(bound_completion(builder.build((counts,), "dispatch").flows, builder.links.bandwidth))
     assert sorted(times, reverse=True) == times
+
+
+def test_a_spread_flow_keeps_its_bytes_its_weight_and_its_ends():
+    """minimal_adaptive on a torus: parts of a flow add up to it, carry its share, pass its engines, release its target."""
+    counts, *_ = make_traffic(16)
+    cluster = torus("4x4")
+    profile = load_profile()
+    whole = dataclasses.replace(
+        make_builder(2, "direct"),
+        cluster=cluster,
+        links=build_link_table(cluster, profile.links, profile.kernel("deepep-normal"), 4),
+        path_policy="dimension_order",
+    )
+    one = whole.build((counts,), "dispatch")
+    spread = dataclasses.replace(whole, path_policy="minimal_adaptive").build((counts,), "dispatch")
+    assert spread.flows.num_flows > one.flows.num_flows
+    pair = one.flows.source_F * 16 + one.flows.target_F
+    pair_of_part = spread.flows.source_F * 16 + spread.flows.target_F
+    for name in ("bytes_F", "weight_F"):
+        added = np.bincount(pair_of_part, weights=getattr(spread.flows, name))
+        assert getattr(one.flows, name) == pytest.approx(added[pair], rel=1e-12)
+    assert np.array_equal(spread.group_F, one.group_F[np.searchsorted(pair, pair_of_part)])
+    assert np.array_equal(spread.starter_F, spread.flows.source_F)
+    paths, (out, into) = spread.flows.paths, (whole.links.engine_out["dispatch"], whole.links.engine_in["dispatch"])
+    assert np.array_equal(paths.links[paths.offsets[:-1]], out + spread.flows.source_F)
+    assert np.array_equal(paths.links[paths.offsets[1:] - 1], into + spread.flows.target_F)
+
+
+def test_spreading_over_minimal_paths_shortens_an_even_all_to_all_on_a_twisted_torus():
+    """4x4x8 twisted, the same bytes between all chips: one path each overloads some links."""
+    cluster = load_topology("tpu-v4-pod", shape="4x4x8_twisted")
+    ids_TK = np.tile(np.arange(128, dtype=np.int32), (128, 1))
+    counts = count_traffic(ids_TK, np.arange(128, dtype=np.int32), np.arange(128, dtype=np.int32), 128, 4)
+    profile = load_profile()
+    builder = dataclasses.replace(
+        make_builder(1, "torus", group_size=128),
+        cluster=cluster,
+        links=build_link_table(cluster, profile.links, profile.kernel("generic"), None),
+        kernel=profile.kernel("generic"),
+        bytes_per_copy={"dispatch": 10**6, "combine": 10**6},
+    )
+    times = [
+        bound_completion(
+            dataclasses.replace(builder, path_policy=policy).build((counts,), "dispatch").flows, builder.links.bandwidth
+        )
+        for policy in ("dimension_order", "minimal_adaptive")
+    ]
+    assert times[1] < 0.9 * times[0]
 
 
 def test_paths_keep_their_links_when_ends_are_put_on():

@@ -14,7 +14,7 @@ from moesim.faults import Fault, healths
 from moesim.network.bound import bound_completion
 from moesim.network.detours import Detours
 from moesim.network.flow import Flows, Paths
-from moesim.network.paths import path_policies
+from moesim.network.paths import path_policies, split_paths
 from moesim.topology import load_topology
 from tests.strategies.cluster import clusters, dragonflies, graphs, shipped, tori, torus, tree, way_ends
 
@@ -139,6 +139,22 @@ def test_a_dead_cable_moves_its_flows_to_other_cables() -> None:
     names = [cluster.links[link].name for link in rows(detours_of(cluster, dead).around(paths, *flows))[0]]
     assert ["node0.nic0.up", "node1.nic1.down"] == [names[0], names[-1]]
     assert "unit0.leaf0.cable" in names[1] and names[1] != cluster.links[dead[0]].name
+
+
+def test_every_path_of_a_spread_flow_avoids_a_dead_link() -> None:
+    """minimal_adaptive on 3x3: of the ways from chip 0 to 4 those over the dead link bend; all still lead to chip 4."""
+    cluster = torus("3x3")
+    split = split_paths("minimal_adaptive", cluster, np.array([0]), np.array([4]))
+    dead = rows(split.paths)[0][0]
+    detours = detours_of(cluster, [dead], "minimal_adaptive")
+    detours.check_connected(np.arange(cluster.num_devices))
+    ends = np.zeros(len(split.flow_P), np.int64), np.full(len(split.flow_P), 4)
+    around = rows(detours.around(split.paths, *ends))
+    assert all(dead not in path for path in around)
+    assert {"dev4"} == {way_ends(cluster)[path[-1]][1] for path in around}
+    cut = [link for link, (_, target) in way_ends(cluster).items() if target == "dev4"]
+    with pytest.raises(InputError, match=r"cut off rank 4 "):
+        detours_of(cluster, cut, "minimal_adaptive").check_connected(np.arange(cluster.num_devices))
 
 
 def test_slices_that_lose_their_network_are_cut_off() -> None:

@@ -12,12 +12,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.cluster import Cluster
 from moesim.report.figure import svg
 from moesim.report.link_grid import link_grids, link_use
-from moesim.report.plots import comparison, device_load, fan_out, layers, links, memory, phases, timeline
+from moesim.report.plots import (
+    capacity,
+    comparison,
+    device_load,
+    fan_out,
+    faults,
+    layers,
+    links,
+    memory,
+    phases,
+    stages,
+    timeline,
+)
+from moesim.report.plots import pipeline as pipeline_plot
 from moesim.report.summary import summarise
-from moesim.result import SimulationResult
-from tests.strategies.result import make_comparison, make_result, results
+from moesim.result import PipelineSpan, SimulationResult
+from moesim.topology import load_topology
+from tests.strategies.result import broken, make_comparison, make_result, pipeline_spans, results, trained
 
 SMALL: dict[str, Any] = {"nodes": 2, "local": 2, "layers": 2, "steps": 1}
 DRAWINGS = {
@@ -29,6 +44,10 @@ DRAWINGS = {
     "phases": lambda result: phases.draw([("run", result)]),
     "timeline": lambda result: timeline.draw(result, 0, 0, timeline.duration_s(result, 0, 0)),
     "comparison": lambda result: comparison.draw(summarise(result)),
+    "capacity": lambda result: capacity.draw(broken(result), capacity.highest_rate(broken(result))),
+    "faults": lambda result: faults.draw(broken(result)),
+    "pipeline": lambda result: pipeline_plot.draw(trained(result).pipeline, 1.0),
+    "stages": lambda result: stages.draw(trained(result).training),
 }
 
 
@@ -85,7 +104,7 @@ def test_a_rail_tree_shows_node_by_index() -> None:
 def test_phases_add_up_to_the_step() -> None:
     """The stack of phases is as long as the step."""
     for run in make_comparison(**SMALL).results.values():
-        assert abs(sum(phases.phase_seconds(run).values()) - run.step_time_s) < 1e-12
+        assert abs(sum(run.phase_seconds().values()) - run.step_time_s) < 1e-12
 
 
 def test_many_ranks_are_thinned_but_the_last_one_stays() -> None:
@@ -101,14 +120,63 @@ def test_many_ranks_are_thinned_but_the_last_one_stays() -> None:
 
 def _renamed(names: list[str]) -> SimulationResult:
     """A result whose links have these names, all of one tier."""
+    return _with_links([(name, "nic") for name in names])
+
+
+def _with_links(links: list[tuple[str, str]]) -> SimulationResult:
     result = make_result(nodes=1, local=1, layers=1, steps=1)
     assert result.tables is not None
-    count = len(names)
+    count = len(links)
     tables = dataclasses.replace(
         result.tables,
-        link_names=tuple(names),
-        link_tier=("nic",) * count,
+        link_names=tuple(name for name, _ in links),
+        link_tier=tuple(tier for _, tier in links),
         link_bandwidth=np.ones(count),
         link_bytes=np.arange(count, dtype=float),
     )
     return result.model_copy(update={"tables": tables})
+
+
+def test_links_of_every_topology_have_grids_of_their_own() -> None:
+    """A torus has one grid per axis and direction, a dragonfly its groups in rows; tiers stand from the devices out."""
+    shapes = {"tpu-v4-pod": {"shape": "4x4x4", "slices": 2}, "generic-dragonfly": {}}
+    found = {
+        name: [(grid.tier, grid.direction, grid.use.shape) for grid in link_grids(_on(load_topology(name, **options)))]
+        for name, options in shapes.items()
+    }
+    torus = [("ici", way, (4, 32)) for way in ("x+", "x-", "y+", "y-", "z+", "z-")]
+    assert [*torus, ("dcn", "up", (1, 32)), ("dcn", "down", (1, 32))] == found["tpu-v4-pod"]
+    outwards = [("scale_up", "out"), ("scale_up", "in"), ("nic", "up"), ("nic", "down"), ("local", ""), ("global", "")]
+    assert outwards == [(tier, way) for tier, way, _ in found["generic-dragonfly"]]
+    assert [(33, 56), (33, 33)] == [
+        shape for tier, _, shape in found["generic-dragonfly"] if tier in ("local", "global")
+    ]
+
+
+def test_a_stages_row_is_as_full_as_the_stage_is_busy() -> None:
+    """Painted as an image, the opacity of a row times its length is the time of its passes."""
+    spans = pipeline_spans(stages=2, micro_batches=pipeline_plot.MOST_BOXES)
+    end = pipeline_plot.end_s(spans)
+    (image,) = pipeline_plot.draw(spans, end).axes[0].images
+    opacity = np.asarray(image.get_array())[..., 3]
+    busy = [sum(span.end_s - span.start_s for span in spans if span.stage == stage) for stage in (0, 1)]
+    rows = opacity.mean(axis=1) * end
+    assert rows == pytest.approx(np.repeat(busy, 2), rel=1e-6)
+
+
+def test_a_pair_of_passes_that_overlap_shares_its_row() -> None:
+    """Forward above, backward below; a pass that runs alone has the whole height."""
+    pair = [PipelineSpan(0, 0, 0, kind, 0.0, 1.0) for kind in ("F", "B")]
+    alone = PipelineSpan(0, 0, 1, "W", 1.0, 2.0)
+    assert [(-0.42, 0.0), (0.0, 0.42), (-0.42, 0.42)] == pipeline_plot.row_parts([*pair, alone])
+
+
+def test_dropped_and_lost_pairs_are_told_apart() -> None:
+    """Of the pairs that nobody computes, those of dead devices are not the capacity's."""
+    layer = make_result(**SMALL).layers[0].model_copy(update={"drop_rate": 0.08, "lost_rate": 0.03})
+    assert {"dropped": pytest.approx(0.05), "lost": 0.03, "padding": 0.0} == capacity.rates(layer)
+
+
+def _on(cluster: Cluster) -> SimulationResult:
+    """A result whose links are those of `cluster`."""
+    return _with_links([(link.name, link.tier) for link in cluster.links])

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from moesim.report.formats.html import render
+from moesim.report.pictures import _pipeline
 from moesim.result import Comparison, SimulationResult
-from tests.strategies.result import make_comparison, make_result
+from tests.strategies.result import broken, make_comparison, make_result, trained
 
 SMALL: dict[str, Any] = {"nodes": 2, "local": 2, "layers": 2, "steps": 1}
 EVIL = "</text></svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'&$x$ \x1b[31m\udcff"
@@ -129,3 +130,22 @@ def test_all_declined_has_a_page() -> None:
     text = Reader(page(make_comparison((), declined=("exact", "key_grid")))).text
     assert "No answer" in text
     assert text.count("no product keys in this model") == 2
+
+
+def test_a_training_step_and_faults_have_sections_of_their_own() -> None:
+    """The pipeline with its stages, and the step with and without what breaks; neither where there is none."""
+    ids = [
+        [attributes["id"] for tag, attributes in Reader(page(subject)).tags if tag == "section"]
+        for subject in (make_result(**SMALL), trained(broken(make_result(**SMALL))))
+    ]
+    assert set() == {"pipeline", "faults", "capacity"} & set(ids[0])
+    assert ["layers", "pipeline", "timeline", "load", "links", "fan-out", "capacity", "faults", "memory"] == ids[1][:-1]
+
+
+def test_a_long_pipeline_is_drawn_whole_and_from_its_beginning() -> None:
+    """Too many passes to draw one by one: an image of all, boxes of the first ones, together below 1 MB."""
+    section = _pipeline([("run", trained(make_result(**SMALL), stages=16, micro_batches=120))])
+    assert section is not None
+    captions = ["run: the whole step", "run: the beginning", "run: what each stage does"]
+    assert captions == [picture.caption for picture in section.pictures]
+    assert sum(len(picture.svg) for picture in section.pictures) < 1_000_000

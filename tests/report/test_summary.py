@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from moesim.report import context, words
 from moesim.report.summary import Summary, as_comparison, shown_results, summarise
 from moesim.result import ComparedRun, Comparison, Headroom
-from tests.strategies.result import STRATEGIES, make_comparison, make_result
+from tests.strategies.result import STRATEGIES, broken, make_comparison, make_result, trained
 
 SMALL: dict[str, Any] = {"nodes": 2, "local": 2, "layers": 2, "steps": 1}
 
@@ -162,3 +162,23 @@ def test_times_of_a_column_share_unit_and_decimals(times: list[float]) -> None:
     assert len(decimals) == 1
     half = 0.51 * 10.0 ** -min(decimals)
     assert all(abs(float(text) - time * factor) <= half for text, time in zip(texts, times, strict=True))
+
+
+def test_faults_and_losses_are_told_apart_from_drops() -> None:
+    """8 % of the pairs are computed by nobody: 3 % lost to dead devices, so 5 % dropped by the capacity."""
+    remarks = " ".join(summarise(broken(make_result(**SMALL))).remarks)
+    assert "5.0% of (token, expert) pairs are dropped by the capacity limit." in remarks
+    assert "The faults cost +25.0%: without them a step takes" in remarks
+    assert "3.0% of (token, expert) pairs are lost to dead devices, with 56 tokens that were on them." in remarks
+
+
+def test_losses_alone_are_no_drops() -> None:
+    """Where every missing pair was lost to a dead device, nothing is said of a capacity."""
+    result = broken(make_result(**SMALL)).model_copy(update={"drop_rate": 0.03})
+    assert "capacity" not in " ".join(summarise(result).remarks)
+
+
+def test_a_training_step_tells_its_schedule_and_bubble() -> None:
+    """Beside the answer: schedule, micro-batches, stages, and how long they idle."""
+    remarks = " ".join(summarise(trained(make_result(**SMALL))).remarks)
+    assert "Schedule 1f1b runs 8 micro-batches through 4 stages, which are idle 20.0% of the time" in remarks

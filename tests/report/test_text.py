@@ -14,7 +14,7 @@ from moesim.report.formats.text import (
     render,
     result_table,
 )
-from tests.strategies.result import make_comparison, make_result
+from tests.strategies.result import broken, make_comparison, make_result
 
 SMALL: dict[str, Any] = {"nodes": 2, "local": 2, "layers": 3, "steps": 1}
 
@@ -112,3 +112,12 @@ def test_inspection_shows_lists_per_layer_as_columns() -> None:
 def test_inspection_without_layers_is_facts_only() -> None:
     """Nothing to tabulate."""
     assert "token" in printed(inspect_table({"level": "token", "layers": 0}))
+
+
+def test_lost_pairs_have_their_own_column() -> None:
+    """5 % dropped, 3 % lost in every layer; no such column where nothing is lost."""
+    text = printed(result_table(broken(make_result(**SMALL))))
+    assert "lost to dead devices" in text
+    rows = [line.split() for line in text.splitlines() if line.split()[-3:] == ["5.00%", "3.00%", "0.00%"]]
+    assert len(broken(make_result(**SMALL)).layers) == len(rows)
+    assert "lost" not in printed(result_table(make_result(**SMALL)))

@@ -12,15 +12,19 @@ from moesim.result import (
     Bottleneck,
     ComparedRun,
     Comparison,
+    FaultResult,
     Headroom,
     LayerResult,
     LinkResult,
     MemoryResult,
     NetworkResult,
+    PipelineSpan,
     SimulationResult,
     Spans,
+    StageResult,
     StepResult,
     Tables,
+    TrainingResult,
 )
 
 STRATEGIES = ("contiguous", "round_robin", "random", "hash", "longest_first", "eplb_global", "eplb_hierarchical")
@@ -81,6 +85,64 @@ def results(draw: st.DrawFn) -> SimulationResult:
         steps=draw(st.integers(1, 3)),
         tokens=draw(st.sampled_from((0, 1, 512))),
         seed=draw(st.integers(0, 1000)),
+    )
+
+
+def broken(result: SimulationResult) -> SimulationResult:
+    """The same run as one that a dead device has made a quarter longer, with pairs dropped and lost in every layer."""
+    without = {phase: seconds * 0.8 for phase, seconds in result.phase_seconds().items()}
+    faults = FaultResult(step_time_without_s=result.step_time_s * 0.8, cost=0.25, phases_without_s=without)
+    shares = {"drop_rate": 0.08, "lost_rate": 0.03}
+    layers = tuple(layer.model_copy(update=shares) for layer in result.layers)
+    changed = {"faults": faults, "lost_pairs": 1234, "lost_tokens": 56, "layers": layers, **shares}
+    return result.model_copy(update=changed)
+
+
+def trained(result: SimulationResult, *, stages: int = 4, micro_batches: int = 8) -> SimulationResult:
+    """The same run as a training step in a pipeline."""
+    spans = pipeline_spans(stages=stages, micro_batches=micro_batches)
+    seconds = {
+        "forward_s": 0.1,
+        "backward_s": 0.2,
+        "weight_gradient_s": 0.0,
+        "overlapped_s": 0.3,
+        "bubble_s": 0.2,
+        "gradient_reduction_s": 0.1,
+        "optimizer_s": 0.1,
+    }
+    training = TrainingResult(
+        schedule="1f1b",
+        micro_batches=micro_batches,
+        num_stages=stages,
+        chunks=1,
+        zero=1,
+        recompute="none",
+        tokens=4096,
+        bubble_fraction=0.2,
+        pipeline_s=0.8,
+        send_s=1e-3,
+        last_stage=0,
+        stages=tuple(StageResult(stage=stage, layers=2, **seconds) for stage in range(stages)),
+        **seconds,
+    )
+    return result.model_copy(update={"training": training, "pipeline": spans})
+
+
+def pipeline_spans(*, stages: int, micro_batches: int) -> tuple[PipelineSpan, ...]:
+    """gpipe: a forward pass takes 10 ms, a backward pass 20 ms."""
+    last = (stages + micro_batches - 1) * 0.01
+    forward = [
+        PipelineSpan(s, 0, m, "F", (s + m) * 0.01, (s + m + 1) * 0.01)
+        for s in range(stages)
+        for m in range(micro_batches)
+    ]
+    return tuple(
+        forward
+        + [
+            PipelineSpan(s, 0, m, "B", last + (stages - 1 - s + m) * 0.02, last + (stages - s + m) * 0.02)
+            for s in range(stages)
+            for m in range(micro_batches)
+        ]
     )
 
 

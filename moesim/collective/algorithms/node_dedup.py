@@ -27,7 +27,7 @@ def legs(traffic: TrafficCounts, devices_per_node: int, *, back: bool) -> Legs:
     else:
         relayed = np.stack([in_node.target_F, np.full_like(in_node.target_F, _RAIL), in_node.source_F], axis=1)
     waits = np.concatenate([relayed, own_waits(rail, _RAIL), own_waits(in_node, _IN_NODE)])
-    return Legs(legs=(rail, in_node), waits_W=np.unique(waits, axis=0))
+    return Legs(legs=(rail, in_node), waits_W=waits)
 
 
 def _rail_leg(traffic: TrafficCounts, devices_per_node: int) -> Leg:

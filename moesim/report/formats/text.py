@@ -16,7 +16,7 @@ from rich.text import Text
 from moesim.report.context import flatten, limits_tokens, plain
 from moesim.report.summary import RunLine, Summary, summarise
 from moesim.report.words import aligned_times, printable
-from moesim.result import Comparison, MemoryResult, SimulationResult
+from moesim.result import Comparison, MemoryResult, SimulationResult, TrainingResult
 from moesim.units import format_bytes, format_time
 
 _WIDTH = 110
@@ -89,13 +89,15 @@ def result_table(result: SimulationResult) -> RenderableType:
     layers = Table(box=box.SIMPLE_HEAD, title="layers (mean over steps)", title_justify="left")
     limited = limits_tokens(result)
     headings = ["layer", "attention", "dispatch", "experts", "combine", "balancedness", "fan-out nodes"]
-    for heading in headings + (["dropped", "padding"] if limited else []):
+    losing = ["lost"] if result.lost_rate else []
+    for heading in headings + (["dropped", *losing, "padding"] if limited else []):
         layers.add_column(heading, justify="right")
     for layer in result.layers:
         times = (layer.attention_s, layer.dispatch_s, layer.experts_s, layer.combine_s)
         cells = [str(layer.layer), *map(format_time, times), f"{layer.balancedness:.3f}", f"{layer.fanout_nodes:.2f}"]
         if limited:
-            cells += [f"{layer.drop_rate:.2%}", f"{layer.padding_rate:.2%}"]
+            shares = [layer.drop_rate - layer.lost_rate, *([layer.lost_rate] if losing else []), layer.padding_rate]
+            cells += [f"{max(share, 0.0):.2%}" for share in shares]
         layers.add_row(*map(Text, cells))
     return Group(facts_table(_result_facts(result)), layers)
 
@@ -105,15 +107,37 @@ def _result_facts(result: SimulationResult) -> dict[str, str]:
     return {
         "strategy": result.strategy,
         "step time": format_time(result.step_time_s),
+        **({} if result.training is None else _training_facts(result.training)),
         "tokens/s per device": plain(result.tokens_per_s_per_device),
         "limited by": f"{limit.kind} {limit.name} ({limit.share:.0%} of the step)",
         "balancedness": f"{result.balancedness:.3f}",
         "fan-out": f"{result.fanout_nodes:.2f} nodes, {result.fanout_devices:.2f} devices",
         "fullest device": f"{format_bytes(memory.max_device_bytes)} of {format_bytes(memory.capacity_bytes)}",
         **({"memory": _memory_words(memory)} if memory.breakdown else {}),
-        "dropped": f"{result.drop_rate:.2%}",
+        "dropped": f"{max(result.drop_rate - result.lost_rate, 0.0):.2%}",
+        **({"lost to dead devices": f"{result.lost_rate:.2%}"} if result.lost_rate else {}),
         **({"padding": f"{result.padding_rate:.2%} of the rows computed"} if result.padding_rate else {}),
         "steps": str(len(result.steps)),
+    }
+
+
+def _training_facts(training: TrainingResult) -> dict[str, str]:
+    """The shape of a training step, and where the time of its last stage goes."""
+    phases = {
+        "forward": training.forward_s,
+        "backward": training.backward_s,
+        "weight gradients": training.weight_gradient_s,
+        "overlapped pairs": training.overlapped_s,
+        "bubble": training.bubble_s,
+        "gradient reduction": training.gradient_reduction_s,
+        "optimizer": training.optimizer_s,
+    }
+    parts = [f"{name} {format_time(seconds)}" for name, seconds in phases.items() if seconds > 0]
+    shape = f"{training.micro_batches} micro-batches, {training.num_stages} stages, ZeRO {training.zero}"
+    return {
+        "schedule": f"{training.schedule}, {shape}, recompute {training.recompute}",
+        f"stage {training.last_stage}": " + ".join(parts),
+        "bubble": f"{training.bubble_fraction:.1%} of all stages' time until the last backward pass",
     }
 
 

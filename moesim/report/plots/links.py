@@ -9,16 +9,15 @@ from moesim.report.link_grid import LinkGrid, link_grids
 from moesim.report.words import printable
 from moesim.result import SimulationResult
 
-_TIER_WORDS = {"scale_up": "scale-up", "nic": "NIC", "leaf": "leaf", "pod": "pod", "core": "core"}
-_SHOWN_TIERS = 8
+_TIER_WORDS = {"scale_up": "scale-up", "ici": "ICI", "nic": "NIC", "dcn": "DCN", "copy_engine": "copy engine"}
+_SHOWN_ROWS = 8
 
 
 @styled
 def draw(result: SimulationResult, top: float) -> Figure:
     """Colour from 0 to `top` (share of the time a link was needed at full rate), the same scale in every grid."""
     grids = link_grids(result)
-    tiers = list(dict.fromkeys(grid.tier for grid in grids))[:_SHOWN_TIERS]
-    rows = [[grid for grid in grids if grid.tier == tier][:2] for tier in tiers]
+    rows = _rows(grids)[:_SHOWN_ROWS]
     heights = [0.35 + 0.16 * min(max(grid.use.shape[0] for grid in row), 12) for row in rows]
     height = max(0.5 + sum(heights) + 0.28 * len(rows), 1.5)
     figure, panels = new_figure(height, max(len(rows), 1), 2, height_ratios=heights or None)
@@ -37,6 +36,15 @@ def draw(result: SimulationResult, top: float) -> Figure:
     return figure
 
 
+def _rows(grids: list[LinkGrid]) -> list[list[LinkGrid]]:
+    """Two grids a row, none of two tiers; those of a tier in their order."""
+    rows = []
+    for tier in dict.fromkeys(grid.tier for grid in grids):
+        mine = [grid for grid in grids if grid.tier == tier]
+        rows += [mine[place : place + 2] for place in range(0, len(mine), 2)]
+    return rows
+
+
 def _panel(axes: Axes, grid: LinkGrid, top: float) -> AxesImage:
     image = axes.imshow(grid.use, cmap="viridis", vmin=0.0, vmax=top, aspect="auto")
     name = f"{_TIER_WORDS.get(grid.tier, grid.tier)} {grid.direction}".strip()
@@ -53,5 +61,5 @@ def _panel(axes: Axes, grid: LinkGrid, top: float) -> AxesImage:
 
 
 def _ticks(count: int) -> tuple[list[int], list[str]]:
-    positions = list(range(0, count, max(1, -(-count // 8))))
+    positions = list(range(0, count, max(1, -(-count // (8 if count <= 100 else 4)))))
     return positions, [str(position) for position in positions]

@@ -12,20 +12,10 @@ from moesim.result import SimulationResult
 STACK = ("attention", "dispatch", "experts", "combine", "other")
 
 
-def phase_seconds(result: SimulationResult) -> dict[str, float]:
-    """Seconds of a step in each phase on the slowest rank, summed over layers; they add up to the step time."""
-    totals = {
-        phase: float(sum(getattr(layer, f"{phase}_s") for layer in result.layers))
-        for phase in STACK
-        if phase != "other"
-    }
-    return {**totals, "other": result.other_s}
-
-
 @styled
 def draw(results: Sequence[tuple[str, SimulationResult]]) -> Figure:
     """`results` are (name, result) from the top down; the time axis starts at 0."""
-    totals = [phase_seconds(result) for _, result in results]
+    totals = [result.phase_seconds() for _, result in results]
     factor, unit = scale_of_time(max((result.step_time_s for _, result in results), default=0.0))
     figure, (axes,) = new_figure(1.15 + 0.34 * max(len(results), 1))
     left = np.zeros(len(results))

@@ -1,0 +1,277 @@
+"""Bounds: what no placement can beat, term by term, so that a plan can say how far from optimal it is.
+
+Array letters: E expert, D device, S rank (of all groups), T token, K top-k.
+
+Load bounds hold for the largest load / speed of a device in one layer, whatever the copies and however their tokens are
+split. `receive_bounds` hold for what a rank waits for and computes itself; a step takes at least the mean of that over
+ranks (with any weights), even where fast ranks run ahead, so their sum over layers bounds a step from below.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from moesim.planner.objective_tables import CostTables
+from moesim.planner.solver import solve_linear
+from moesim.planner.water_fill import water_fill
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+ROUNDING = 1.0 - 1e-9  # solvers answer to about this; a bound must not be above the truth
+_MOST_EXPERTS = 4096  # of the linear program; beyond it the closed forms stand alone
+
+
+def load_bounds(load_E: Floats, slots_D: Ints, speed_D: Floats) -> dict[str, float]:
+    """Tokens over relative speed that some device must reach, by the name of the argument.
+
+    total over capacity: all load on all devices with a slot, in proportion to their speed.
+    fullest copy: water-filled copies; an expert with c copies loads one of them with load / c, on the fastest devices.
+    split relaxation: fractional copies, any split (`split_relaxation`).
+
+    >>> bounds = load_bounds(np.array([6.0, 1.0, 1.0]), np.array([2, 2]), np.array([1.0, 1.0]))
+    >>> {name: round(value, 6) for name, value in bounds.items()}
+    {'total over capacity': 4.0, 'fullest copy': 3.0, 'split relaxation': 4.0}
+    """
+    usable_D = slots_D > 0
+    bounds = {
+        "total over capacity": float(load_E.sum() / speed_D[usable_D].sum()),
+        "fullest copy": _fullest_copy(load_E, slots_D, speed_D),
+    }
+    if load_E.size <= _MOST_EXPERTS and load_E.max() > 0:
+        bounds["split relaxation"] = split_relaxation(load_E, slots_D, speed_D)
+    return bounds
+
+
+def _fullest_copy(load_E: Floats, slots_D: Ints, speed_D: Floats) -> float:
+    """The smallest largest load of a copy that the slots allow, on devices as fast as the fastest."""
+    fastest = float(speed_D[slots_D > 0].max())
+    copies_E = water_fill(load_E, int(slots_D.sum()), int((slots_D > 0).sum()))
+    return float((load_E / copies_E).max() / fastest)
+
+
+def split_relaxation(load_E: Floats, slots_D: Ints, speed_D: Floats) -> float:
+    """The linear program over devices of a kind (equal slots and speed), which loses nothing since they are alike.
+
+    Data        load[e]; n[k] devices of kind k with slots[k] and speed[k]
+    Variables   x[e,k] >= 0 tokens of e on kind k; y[e,k] in 0..n[k] copies; T >= 0
+    Constraints served:   sum over k of x[e,k] = load[e]             for every e
+                capacity: sum over e of x[e,k] <= n[k] speed[k] T    for every k
+                copies:   x[e,k] <= load[e] y[e,k]                   a copy serves the expert's load at most
+                fast:     x[e,k] <= speed[k] T y[e,k] is not linear: left out
+                slots:    sum over e of y[e,k] <= n[k] slots[k]      for every k
+                placed:   sum over k of y[e,k] >= 1                  implied by served and copies where load > 0
+    Objective   min T
+    """
+    scale = float(load_E.max())
+    kinds, count_K = np.unique(np.stack([slots_D, speed_D], axis=1)[slots_D > 0], axis=0, return_counts=True)
+    experts, num_kinds = load_E.size, len(kinds)
+    cells = experts * num_kinds
+    cell_expert, cell_kind = np.divmod(np.arange(cells), num_kinds)
+    load = load_E / scale
+    rows, columns, values = [], [], []
+
+    def add(row: NDArray[np.integer], column: NDArray[np.integer], value: NDArray[np.floating]) -> None:
+        rows.append(row)
+        columns.append(column)
+        values.append(value)
+
+    ones, cell = np.ones(cells), np.arange(cells)
+    add(cell_expert, cell, ones)
+    add(experts + cell_kind, cell, ones)
+    add(experts + np.arange(num_kinds), np.full(num_kinds, 2 * cells), -count_K * kinds[:, 1])
+    add(experts + num_kinds + cell, cell, ones)
+    add(experts + num_kinds + cell, cells + cell, -load[cell_expert])
+    add(experts + num_kinds + cells + cell_kind, cells + cell, ones)
+    shape = (experts + 2 * num_kinds + cells, 2 * cells + 1)
+    matrix = csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape)
+    most = np.concatenate([load, np.zeros(num_kinds + cells), count_K * kinds[:, 0]])
+    upper = np.concatenate([np.full(cells, np.inf), np.repeat(count_K[None, :], experts, axis=0).ravel(), [np.inf]])
+    cost = np.zeros(2 * cells + 1)
+    cost[-1] = 1.0
+    answer = solve_linear(cost, matrix, most, np.arange(shape[0]) < experts, upper.astype(np.float64))
+    return float(answer.value_V[-1]) * scale * ROUNDING if answer.status == "optimal" else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveBounds:
+    """Seconds of one layer of one step that ranks need for themselves, in the weighted mean over ranks, at least."""
+
+    dispatch_s: float
+    experts_s: float
+    combine_s: float
+    shared_s: float
+    names: tuple[str, str, str]  # of the argument behind each of the first three
+
+
+def receive_bounds(
+    costs: CostTables,
+    slots_D: Ints,
+    experts_TK: NDArray[np.int32],
+    source_T: NDArray[np.int32],
+    weight_S: Floats,
+    inbound: dict[tuple[int, str], float],
+) -> ReceiveBounds:
+    """Bounds for all tokens of one step in one layer; `weight_S` weighs the ranks and sums to 1.
+
+    `inbound` is `inbound_seconds(costs, weight_S)`.
+
+    experts     mean over ranks of launch + max(weight bytes of every expert with a token, once a group / HBM rate,
+                tiles of every expert's tokens / FLOP rate) + activations + shared expert: splitting an expert over
+                copies reads weights again and never saves a tile
+    dispatch, combine   extra + the fewest copies that must come in / the links they come in by: a token needs
+                ceil(K / slots) devices and ceil(K / slots of a node) nodes, and a rank's or node's own slots serve at
+                most its most wanted experts
+    """
+    groups = costs.num_ranks // costs.group_size
+    byte_s, flop_s = float((weight_S * costs.byte_s_S).min()), float((weight_S * costs.flop_s_S).min())
+    token, k = np.nonzero(experts_TK >= 0)
+    expert, source = experts_TK[token, k].astype(np.int64), source_T[token].astype(np.int64)
+    load_GE = np.bincount(
+        source // costs.group_size * costs.params_E.size + expert, minlength=groups * costs.params_E.size
+    ).reshape(groups, -1)
+    active_GE = load_GE > 0
+    tiles_GE = -(-load_GE // costs.tile) * costs.tile
+    read_s = byte_s * float((active_GE * costs.weight_bytes_E).sum())
+    multiply_s = flop_s * float((tiles_GE * costs.params_E).sum())
+    moved_s = byte_s * float((load_GE * costs.activation_bytes_E).sum())
+    busy = sum(math.ceil(int(active.sum()) / int(slots_D.max())) for active in active_GE)
+    launch_s = costs.launch_s * float(np.sort(weight_S)[:busy].sum())
+    tokens_S = np.bincount(source_T, minlength=costs.num_ranks)
+    shared_S = np.maximum(tokens_S * costs.shared_params * costs.flop_s_S, costs.shared_bytes * costs.byte_s_S)
+    has_shared = (tokens_S > 0) & (costs.shared_params > 0)
+    shared_s = float((weight_S * has_shared * (costs.launch_s + shared_S)).sum())
+    compute = "every active expert's weights read once" if read_s >= multiply_s else "total work over capacity"
+    copies = _fewest_copies(costs, slots_D, experts_TK, source_T, source, expert)
+    times, names = [], []
+    for op in range(2):
+        arguments = {"fixed cost": 0.0, "collective of no placement": float(costs.constant_O[op])}
+        for argument, (kind, amount) in copies.items():
+            arguments[argument] = amount * inbound[op, kind]
+        name = max(arguments, key=lambda key: arguments[key])
+        names.append(name)
+        times.append(float(costs.extra_O[op]) + arguments[name])
+    return ReceiveBounds(
+        dispatch_s=times[0],
+        experts_s=launch_s + max(read_s, multiply_s) + moved_s + shared_s,
+        combine_s=times[1],
+        shared_s=shared_s,
+        names=(names[0], compute, names[1]),
+    )
+
+
+def _fewest_copies(
+    costs: CostTables,
+    slots_D: Ints,
+    experts_TK: NDArray[np.int32],
+    source_T: NDArray[np.int32],
+    source: Ints,
+    expert: Ints,
+) -> dict[str, tuple[str, float]]:
+    """Kind and number of copies that any placement makes, by the argument."""
+    per_node, group = costs.devices_per_node, costs.group_size
+    in_device = int(slots_D.max())
+    in_node = int(np.add.reduceat(slots_D, np.arange(0, group, per_node)).max())
+    k_T = (experts_TK >= 0).sum(axis=1)
+    most_k = int(k_T.max(initial=0))
+    pairs = int(k_T.sum())
+    shape = (costs.num_ranks, costs.params_E.size)
+    pairs_SE = np.bincount(source * shape[1] + expert, minlength=shape[0] * shape[1]).reshape(shape)
+    pairs_NE = np.add.reduceat(pairs_SE, np.arange(0, costs.num_ranks, per_node), axis=0)
+    far_device = pairs - _served(pairs_SE, in_device)
+    far_node = pairs - _served(pairs_NE, in_node)
+    if not costs.distinct:
+        return {
+            "every pair is a copy": ("engine", float(pairs)),
+            "experts that a device's slots cannot hold": ("device", float(far_device)),
+        }
+    device_copies = -(-k_T // in_device)
+    least = {
+        "each token needs K / slots devices": ("engine", float(device_copies.sum())),
+        "experts that a device's slots cannot hold": ("device", far_device / max(min(most_k, in_device), 1)),
+    }
+    if costs.node_copies:
+        least["each token needs K / slots of a node nodes"] = (
+            "node",
+            float(np.maximum(-(-k_T // in_node) - 1, 0).sum()),
+        )
+        least["experts that a node's slots cannot hold"] = ("node", far_node / max(min(most_k, in_node), 1))
+    return least
+
+
+def _served(pairs_XE: NDArray[np.integer], slots: int) -> int:
+    """Pairs that each row's own slots can serve when they hold its most wanted experts."""
+    if slots >= pairs_XE.shape[1]:
+        return int(pairs_XE.sum())
+    return int(np.sort(pairs_XE, axis=1)[:, pairs_XE.shape[1] - slots :].sum())
+
+
+def inbound_seconds(costs: CostTables, weight_S: Floats) -> dict[tuple[int, str], float]:
+    """Seconds that one copy adds to the weighted mean of what ranks wait for, at least, by operation and kind of copy.
+
+    Kinds: engine (to a device, the own one too), device (to another device), node (to another node). A resource is a
+    rank's own when all copies on it end there. Every copy into rank s crosses one of a set of its own resources, so the
+    fullest of them takes copies / (sum over the set of 1 / seconds) at least; 0 where some copy crosses none.
+    """
+    seconds = {}
+    rail_C = np.zeros(costs.source_C.size, dtype=np.bool_)
+    rail_C[costs.channel_SN[costs.channel_SN >= 0]] = True
+    far_C = costs.source_C != costs.target_C
+    for op in range(2):
+        receiver_C = costs.target_C if op == 0 else costs.source_C
+        own_X = _own(costs, op, receiver_C)
+        for kind, channels_C in (("engine", ~rail_C), ("device", ~rail_C & far_C), ("node", rail_C)):
+            seconds[op, kind] = _least(costs, weight_S, receiver_C, own_X, channels_C)
+    return seconds
+
+
+def _own(costs: CostTables, op: int, receiver_C: Ints) -> NDArray[np.bool_]:
+    """Entries (channel, resource) of the operation whose resource serves one receiver only."""
+    receiver_X = np.repeat(receiver_C, np.diff(costs.offsets_C1))
+    low_R = np.full(costs.seconds_R.size, costs.num_ranks)
+    high_R = np.full(costs.seconds_R.size, -1)
+    np.minimum.at(low_R, costs.resource_X, receiver_X)
+    np.maximum.at(high_R, costs.resource_X, receiver_X)
+    own_X: NDArray[np.bool_] = ((low_R == high_R) & (costs.op_R == op))[costs.resource_X]
+    return own_X
+
+
+def _least(
+    costs: CostTables,
+    weight_S: Floats,
+    receiver_C: Ints,
+    own_X: NDArray[np.bool_],
+    channels_C: NDArray[np.bool_],
+) -> float:
+    """The smallest over ranks of weight / (sum over the set of 1 / seconds)."""
+    channel_X = np.repeat(np.arange(receiver_C.size), np.diff(costs.offsets_C1))
+    least = math.inf
+    used_X = own_X & channels_C[channel_X]
+    order_X = np.argsort(receiver_C[channel_X[used_X]], kind="stable")
+    entries = np.flatnonzero(used_X)[order_X]
+    receiver_Y = receiver_C[channel_X[entries]]
+    count_S = np.bincount(receiver_C[channels_C], minlength=costs.num_ranks)
+    for rank in np.flatnonzero(count_S):
+        mine = entries[np.searchsorted(receiver_Y, rank) : np.searchsorted(receiver_Y, rank, side="right")]
+        least = min(least, weight_S[rank] * _of_rank(costs, channel_X[mine], mine, int(count_S[rank])))
+    return least if math.isfinite(least) else 0.0
+
+
+def _of_rank(costs: CostTables, channel_Y: Ints, entries: Ints, num_channels: int) -> float:
+    """Seconds a copy of one rank: of the slowest resource that all channels use, else of the set of slowest ones."""
+    if np.unique(channel_Y).size < num_channels:
+        return 0.0
+    resource_Y = costs.resource_X[entries]
+    seconds_Y = costs.share_X[entries] * costs.seconds_R[resource_Y]
+    users = np.bincount(resource_Y, minlength=costs.seconds_R.size)
+    common = users[resource_Y] == num_channels
+    if common.any():
+        by_resource = {int(r): float(seconds_Y[resource_Y == r].min()) for r in np.unique(resource_Y[common])}
+        return max(by_resource.values())
+    order = np.lexsort((-seconds_Y, channel_Y))
+    first = order[np.concatenate(([True], np.diff(channel_Y[order]) > 0))]  # the slowest of each channel
+    chosen = np.unique(resource_Y[first])
+    least = [float(seconds_Y[first][resource_Y[first] == resource].min()) for resource in chosen]
+    return 1.0 / sum(1.0 / value for value in least)
