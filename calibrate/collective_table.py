@@ -26,6 +26,7 @@ DTYPES = {"half": "fp16", "bfloat16": "bf16", "float": "fp32", "double": "fp64",
 BLOCKS = ("out_of_place", "in_place")
 
 _RANK = re.compile(r"#\s+Rank\s+(\d+)\s.*?\son\s+(\S+)\s+device\s+\S+\s+\[[^\]]*\]\s*(.*)")
+_LONGEST_SIZE = 18  # digits
 _LEADING = ("size", "count", "type", "redop", "root")
 
 
@@ -104,7 +105,9 @@ def _comment(line: str, run: Run) -> Run:
 
 
 def _row(cells: list[str], run: Run) -> list[Timing] | None:
-    """Both blocks of a row; None when cells are missing."""
+    """Both blocks of a row; None when cells are missing or the size is no size."""
+    if len(cells[0]) > _LONGEST_SIZE:
+        return None
     columns = run.columns or [*_LEADING, *("time", "algbw", "busbw", "#wrong") * 2]
     starts = [i for i, name in enumerate(columns) if name == "time"]
     if len(starts) != 2 or starts[0] != len(_LEADING):
@@ -134,6 +137,8 @@ def _row(cells: list[str], run: Run) -> list[Timing] | None:
 def run_params(run: Run, options: ImportOptions, report: ImportReport) -> dict[str, Any]:
     """Hardware, ranks and nodes of a run; what neither the log nor the options say is left out, and told."""
     params: dict[str, Any] = hardware_params(run.devices, options, report)
+    if run.version is not None:
+        params["release"] = run.version
     ranks = options.ranks or len(run.hosts)
     if not ranks:
         report.once("ranks not stated in the log: give --ranks and --nodes")

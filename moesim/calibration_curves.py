@@ -47,8 +47,8 @@ class Figure(ProfilePart):
 class Curve(ProfilePart):
     """A value against log2 of a count or size: linear between its points, and beyond them said to be extrapolated.
 
-    `beyond`: how it goes on outside its points, along the end segment or flat. `measurements` are ids, or one digest of
-    many.
+    `beyond`: how it goes on outside its points, along the end segment or flat. `scale`: whether the value or its logarithm
+    is linear. `measurements` are ids, or one digest of many.
     """
 
     against: Against
@@ -59,6 +59,7 @@ class Curve(ProfilePart):
     measurements: tuple[str, ...] = ()
     fit_error: float | None = Field(default=None, ge=0)
     beyond: Literal["slope", "flat"] = "slope"
+    scale: Literal["linear", "log"] = "linear"
 
     def model_post_init(self, _context: Any) -> None:
         """Check that the points are usable."""
@@ -68,6 +69,8 @@ class Curve(ProfilePart):
             )
         if min(self.value) < 0:
             raise ValueError(f"curve values must not be negative, got {min(self.value)}")
+        if self.scale == "log" and min(self.value) <= 0:
+            raise ValueError("curve values on a log scale must be positive")
 
     @property
     def valid_range(self) -> tuple[float, float]:
@@ -92,8 +95,10 @@ class Curve(ProfilePart):
         right = next((i for i in range(1, len(self.at) - 1) if count <= self.at[i]), len(self.at) - 1)
         left = right - 1
         x0, x1 = math.log2(self.at[left]), math.log2(self.at[right])
-        slope = (self.value[right] - self.value[left]) / (x1 - x0)
-        return max(self.value[left] + slope * (x - x0), 0.0)
+        share = (x - x0) / (x1 - x0)
+        if self.scale == "log":
+            return float(self.value[left] * (self.value[right] / self.value[left]) ** share)
+        return max(self.value[left] + (self.value[right] - self.value[left]) * share, 0.0)
 
 
 class Surface(ProfilePart):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from moesim.errors import InputError
@@ -15,14 +16,52 @@ from moesim.yaml_file import validate
 FORMAT_VERSION: Literal[1] = 1
 LARGEST_FILE_BYTES = 4 * 2**30
 Expert = Annotated[int, Field(ge=0, lt=1 << 31)]
+_SHARE_DECIMALS = 6
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LayerSplit(BaseModel):
+    """How the copies of one layer share their experts' tokens.
+
+    `share_of_slot` gives for each slot of a replicated expert its share of the tokens from every source node in order,
+    or from every source device, or from all (`rows` shares each); the only copy of an expert gets all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    rows: Annotated[int, Field(ge=1, le=1 << 20)]
+    share_of_slot: dict[Annotated[int, Field(ge=0, lt=1 << 31)], tuple[Share, ...]]
+
+    @classmethod
+    def of(cls, placement: ExpertPlacement) -> "LayerSplit":
+        """The split of a placement that has one."""
+        assert placement.split_NP is not None
+        copied_P = np.flatnonzero(placement.replicas_E[placement.expert_of_slot_P] > 1)
+        share_NP = np.round(placement.split_NP, _SHARE_DECIMALS)
+        return cls(
+            rows=len(share_NP), share_of_slot={int(slot): tuple(share_NP[:, slot].tolist()) for slot in copied_P}
+        )
+
+    def table(self, num_slots: int) -> NDArray[np.float64]:
+        """Shares [rows, P]; raises InputError where a slot is not there or has another number of shares."""
+        share_NP = np.ones((self.rows, num_slots))
+        for slot, shares in self.share_of_slot.items():
+            if slot >= num_slots or len(shares) != self.rows:
+                raise InputError(
+                    f"the split gives slot {slot} of {num_slots} slots {len(shares)} shares; it has {self.rows} rows"
+                )
+            share_NP[:, slot] = shares
+        return share_NP
 
 
 class Plan(BaseModel):
     """Where every expert of a model goes.
 
     `layers` are model layer indices; `expert_of_slot[l]` lists the experts of layer l's slots, slots contiguous by
-    device, the first P mod D devices holding one more. `replica_policy` is the split the plan was made for.
-    Times in seconds; `lower_bound_s` and `gap` are None where the strategy proves none.
+    device, the first P mod D devices holding one more unless `slots_per_device` says otherwise. `replica_policy` is the
+    split the plan was made for, `splits` the shares of `split`. Times in seconds: `predicted_step_time_s`
+    by the closed form on the planning window, `lower_bound_s` what no plan of these slots can beat there (with the
+    argument of each term in `bound_names`), `gap` = predicted / bound - 1; None where nothing is proven. `seconds` of
+    planning are not in the file: same inputs, same bytes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -30,30 +69,46 @@ class Plan(BaseModel):
     model: str
     topology: str
     strategy: str
-    replica_policy: Literal["nearest", "even"]
+    replica_policy: Literal["nearest", "even", "split"]
     num_experts: Annotated[int, Field(ge=1, lt=1 << 31)]
     num_devices: Annotated[int, Field(ge=1, lt=1 << 31)]
     layers: tuple[Annotated[int, Field(ge=0, lt=1 << 20)], ...] = Field(min_length=1)
     expert_of_slot: tuple[tuple[Expert, ...], ...] = Field(min_length=1)
+    slots_per_device: tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...] | None = None
+    splits: tuple[LayerSplit, ...] | None = None
     predicted_step_time_s: Annotated[float, Field(ge=0)] | None = None
     lower_bound_s: Annotated[float, Field(ge=0)] | None = None
     gap: Annotated[float, Field(ge=0)] | None = None
+    bound_names: dict[str, str] = Field(default_factory=dict)
     balancedness: Annotated[float, Field(ge=0, le=1)] | None = None
+    fanout_nodes: Annotated[float, Field(ge=0)] | None = None
+    capacity_factors: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    moved_bytes: Annotated[float, Field(ge=0)] = 0.0
+    status: str = "feasible"
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def placements(self) -> tuple[ExpertPlacement, ...]:
         """One placement per layer; raises InputError where a layer leaves an expert without a slot."""
+        splits = self.splits or (None,) * len(self.expert_of_slot)
         return tuple(
-            ExpertPlacement(np.array(experts, dtype=np.int64), self.num_experts, self.num_devices)
-            for experts in self.expert_of_slot
+            ExpertPlacement(
+                np.array(experts, dtype=np.int64),
+                self.num_experts,
+                self.num_devices,
+                slots_D=self.slots_per_device,
+                split_NP=None if split is None else split.table(len(experts)),
+            )
+            for experts, split in zip(self.expert_of_slot, splits, strict=True)
         )
 
     def write(self, path: str | Path) -> Path:
         """Write the plan as JSON, by a temporary name and a rename."""
         path = Path(path)
-        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+        data = self.model_dump(mode="json")
+        lines = (f" {json.dumps(key)}: {json.dumps(data[key], sort_keys=True)}" for key in sorted(data))
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             temporary.write_text(text, encoding="utf-8")
@@ -83,5 +138,9 @@ def load_plan(path: str | Path) -> Plan:
     plan = validate(Plan, data, str(path))
     if len(plan.layers) != len(plan.expert_of_slot):
         raise InputError(f"{path} names {len(plan.layers)} layers but places {len(plan.expert_of_slot)}")
+    if plan.splits is not None and len(plan.splits) != len(plan.layers):
+        raise InputError(f"{path} names {len(plan.layers)} layers but splits the tokens of {len(plan.splits)}")
+    if plan.replica_policy == "split" and plan.splits is None:
+        raise InputError(f"{path} has replica_policy split but no splits; plan again")
     _ = plan.placements  # refuses impossible placements now, not in the middle of a run
     return plan

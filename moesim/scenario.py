@@ -181,8 +181,9 @@ class TrainSection(_Section):
     """Shape of a training step; read by mode kind train only.
 
     `micro_batches`: of one pipeline and step, each of tokens_per_rank tokens a rank. `chunks`: parts of the model on each
-    stage of schedule interleaved. `stage_layers`: layers of each part where they are not all equal. `activation_dtype`: type
-    of what is kept for the backward pass. `optimizer`: the types it keeps (moesim/training_memory.py). `reduction`: how gradients are reduced (ring, tree, two_hop).
+    stage of schedule interleaved. `stage_layers`: layers of each part where they are not all equal. `activation_dtype`:
+    type of what is kept for the backward pass. `optimizer`: the types it keeps (moesim/training_memory.py). `reduction`:
+    how gradients are reduced (ring, tree, two_hop).
     """
 
     micro_batches: Annotated[int, Field(strict=True, ge=1, le=1 << 16)] = 8

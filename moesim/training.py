@@ -26,8 +26,8 @@ from moesim.simulation.schedules import num_parts, schedule_order
 from moesim.simulation.training import TrainingStep, run_training
 from moesim.simulation.training_outcome import Fixed, training_result
 from moesim.step_work import StepWork, WorkPlan
-from moesim.training_after import Reductions, copies_of_stage, held_by_stage, optimizer_s
 from moesim.training_activations import KeptTensors
+from moesim.training_after import Reductions, copies_of_stage, held_by_stage, optimizer_s
 from moesim.training_memory import HeldWeights, held_weights, kept_bytes, model_copies, optimizer_types, state_parts
 from moesim.training_work import TrainingRules
 

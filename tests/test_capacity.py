@@ -22,7 +22,7 @@ from moesim.report.formats.text import render as render_text
 from moesim.scenario import make_scenario
 from moesim.setting import load_setting
 from moesim.step_work import StepWork
-from moesim.study import _work as work_plan
+from moesim.study.work_plan import make_work_plan as work_plan
 from moesim.traffic import count_placed
 from tests.strategies.routing import recording_of
 from tests.strategies.scenario import tiny_scenario

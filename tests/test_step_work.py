@@ -5,7 +5,7 @@ import pytest
 from moesim.scenario import make_scenario
 from moesim.setting import load_setting
 from moesim.step_work import StepWork
-from moesim.study import _placed
+from moesim.study.placing import placed
 
 
 def test_experts_cost_what_the_pool_of_their_slot_does() -> None:
@@ -25,6 +25,6 @@ def test_experts_cost_what_the_pool_of_their_slot_does() -> None:
             }
         )
     )
-    work = StepWork(plan=_placed(setting, None)[1], dealt=next(iter(setting.steps())))
+    work = StepWork(plan=placed(setting, None)[1], dealt=next(iter(setting.steps())))
     time_GD = work.layer(0).routed.time_s.reshape(2, 8)
     assert [[1536 / 512] * 4] * 2 == pytest.approx(time_GD[:, :4] / time_GD[:, 4:], rel=0.05)

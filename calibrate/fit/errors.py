@@ -42,7 +42,7 @@ def digest(ids: Sequence[str]) -> tuple[str, ...]:
 
 def weighted_ridge(design: Floats, target: Floats, penalty: Floats, half: float) -> Floats:
     """Least squares with a ridge penalty per column; rows whose residual exceeds `half` count for half / residual."""
-    coefficients = np.zeros(design.shape[1])
+    coefficients: Floats = np.zeros(design.shape[1])
     weight = np.ones(len(target))
     for _ in range(_ITERATIONS):
         normal, right = np.diag(penalty + 1e-6), np.zeros(design.shape[1])
@@ -51,6 +51,6 @@ def weighted_ridge(design: Floats, target: Floats, penalty: Floats, half: float)
             weighted = design[rows] * weight[rows, None]
             normal += weighted.T @ design[rows]
             right += weighted.T @ target[rows]
-        coefficients = np.linalg.solve(normal, right)
+        coefficients = np.asarray(np.linalg.solve(normal, right), dtype=np.float64)
         weight = half / np.maximum(np.abs(target - design @ coefficients), half)
     return coefficients

@@ -49,6 +49,7 @@ ALGORITHMS = {
     "rccl": "direct",
     "gloo": "direct",
 }
+_COMBINE_IN_BF16 = ("trtllm-two-sided", "trtllm-one-sided")  # their tables name the type of the dispatch; times agree
 _EVEN_FROM_TOKENS = 512
 _MOST_DRAWN = 32_768  # tokens of all ranks drawn for one setup
 _SEED = 0
@@ -112,7 +113,8 @@ def bytes_of_copy(measurement: Measurement) -> float:
     params = measurement.params
     if measurement.operation == "all_to_all":
         return _count(params, "bytes_per_rank") / _count(params, "ranks")
-    return float(copy_bytes(_count(params, "hidden"), str(params["dtype"])))
+    returns_bf16 = measurement.operation == "combine" and params.get("library") in _COMBINE_IN_BF16
+    return float(copy_bytes(_count(params, "hidden"), "bf16" if returns_bf16 else str(params["dtype"])))
 
 
 def measured_s(measurement: Measurement) -> float:

@@ -18,21 +18,24 @@ from calibrate.wire_bytes import copy_bytes, distinct_nodes, logical_dispatch_by
 
 Params = dict[str, Any]
 _SETTING = re.compile(
-    r"num_tokens=(\d+),\s*hidden=(\d+),(?:\s*num_experts=(\d+),)?\s*num_topk=(\d+)(?:\s*,\s*num_experts=(\d+))?"
+    r"num_tokens=(\d{1,12}),\s*hidden=(\d{1,12}),(?:\s*num_experts=(\d{1,12}),)?\s*num_topk=(\d{1,12})"
+    r"(?:\s*,\s*num_experts=(\d{1,12}))?"
 )
-_BEST = re.compile(r"\[tuning\] Best (dispatch|combine)(?: \((FP8|BF16)\))?: SMs (\d+)")
+_BEST = re.compile(r"\[tuning\] Best (dispatch|combine)(?: \((FP8|BF16)\))?: SMs (\d{1,12})")
 _LOW_LATENCY = re.compile(
-    r"\[rank (\d+)\].*?Dispatch bandwidth: (\S+) GB/s, avg_t=(\S+) us \| Combine bandwidth: (\S+) GB/s, avg_t=(\S+) us"
+    r"\[rank (\d{1,12})\].*?Dispatch bandwidth: (\S+) GB/s, avg_t=(\S+) us"
+    r" \| Combine bandwidth: (\S+) GB/s, avg_t=(\S+) us"
 )
 _ELASTIC = re.compile(
-    r"([*\-#@+]) EP:\s*(\d+)\s*/\s*(\d+)\s*\|\s*([a-z ]+?):\s*(\S+) GB/s \(SO\), (\S+) GB/s \(SU\), (\S+) us"
+    r"([*\-#@+]) EP:\s*(\d{1,12})\s*/\s*(\d{1,12})\s*\|\s*([a-z ]+?):\s*"
+    r"(\S+) GB/s \(SO\), (\S+) GB/s \(SU\), (\S+) us"
     r"(?:, \S+ bytes)?(?:\s*\|\s*(?:copy|reduce): \S+ GB/s, (\S+) us)?"
 )
 _ELASTIC_SETTINGS = (
-    (re.compile(r"> Ranks:\s*(\d+) x (\d+)"), ("nodes", "ranks_per_node")),
-    (re.compile(r"> Experts:\s*(\d+)/(\d+)"), ("top_k", "experts")),
-    (re.compile(r"> Tokens:\s*\d+ \(max: (\d+)\), hidden:\s*(\d+)"), ("tokens_per_rank", "hidden")),
-    (re.compile(r"> #SM:\s*(\d+)"), ("sms",)),
+    (re.compile(r"> Ranks:\s*(\d{1,12}) x (\d{1,12})"), ("nodes", "ranks_per_node")),
+    (re.compile(r"> Experts:\s*(\d{1,12})/(\d{1,12})"), ("top_k", "experts")),
+    (re.compile(r"> Tokens:\s*\d{1,12} \(max: (\d{1,12})\), hidden:\s*(\d{1,12})"), ("tokens_per_rank", "hidden")),
+    (re.compile(r"> #SM:\s*(\d{1,12})"), ("sms",)),
 )
 _VARIANTS = {"*": None, "@": None, "-": "expanded", "#": "cached", "+": "reduced"}
 # What the tests run when started without arguments (deepseek-ai/DeepEP tests/*.py).

@@ -41,7 +41,9 @@ def read_json(path: Path, library: str, options: ImportOptions, report: ImportRe
     config = value_after(text, "config")
     devices = config.get("devices", []) if isinstance(config, dict) else []
     devices = [device for device in devices if isinstance(device, dict)]
+    nccl_version = finite(value_after(text, "nccl_version"))
     run = Run(
+        version=None if nccl_version is None else f"{library}-library={nccl_version:.0f}",
         hosts=[str(device.get("hostname", "")) for device in devices],
         devices=[str(device.get("device_info", "")) for device in devices],
     )

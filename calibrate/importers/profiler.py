@@ -137,7 +137,7 @@ def _collective(
 
 def _splits(text: Any) -> list[int] | None:
     """Split sizes printed as a text list (in rows of dimension 0); None where it is empty or was shortened."""
-    if not isinstance(text, str) or not re.fullmatch(r"\[\s*\d+(\s*,\s*\d+)*\s*\]", text):
+    if not isinstance(text, str) or not re.fullmatch(r"\[\s*\d{1,15}(\s*,\s*\d{1,15})*\s*\]", text):
         return None
     return [int(number) for number in re.findall(r"\d+", text)]
 

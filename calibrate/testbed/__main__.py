@@ -87,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m calibrate.testbed", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--nodes", type=int, default=2)
     parser.add_argument("--ranks-per-node", type=int, default=4)
-    parser.add_argument("--rank-rate", default="50 Mbit/s", help="of each rank's link, each direction")
-    parser.add_argument("--uplink-rate", default="100 Mbit/s", help="of each node's uplink, each direction")
+    parser.add_argument("--rank-rate", default="25 Mbit/s", help="of each rank's link, each direction")
+    parser.add_argument("--uplink-rate", default="50 Mbit/s", help="of each node's uplink, each direction")
     parser.add_argument("--repeats", type=int, default=5, help="of each probe")
     parser.add_argument(
         "--passes", type=int, default=5, help="over all cases; a case's time is the median of its passes"

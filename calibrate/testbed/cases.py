@@ -29,10 +29,10 @@ _PLANNED_SHARE = 1 / 4  # of a trace's steps, its first full ones: what strategi
 class LayerShape:
     """The layer that is run: channels of a token and of an expert's hidden row, tokens per rank, tokens of a chunk."""
 
-    width: int = 256
-    hidden: int = 64
-    tokens_per_rank: int = 512
-    chunk_tokens: int = 128
+    width: int = 512
+    hidden: int = 32
+    tokens_per_rank: int = 256
+    chunk_tokens: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,15 +70,15 @@ class Window:
 def windows(paths: Sequence[Path], wiring: Wiring, shape: LayerShape) -> list[Window]:
     """Four windows of one trace (two layers, two steps), or two of each of several (first and last layer).
 
-    Only steps in which every rank has all its tokens. Raises ValueError for a trace with fewer than four such steps.
+    Only steps in which every rank has all its tokens. Raises ValueError for a trace with fewer than three such steps.
     """
     chosen: list[Window] = []
     for path in paths:
         trace = load_trace(path)
         full = [step.step for step in deal(trace, **_dealing(wiring, shape)) if step.fill == 1.0]
         steps = len(full)
-        if steps < 4 or full != list(range(steps)):
-            raise ValueError(f"{path} deals {steps} full steps of {shape.tokens_per_rank} tokens a rank; 4 are needed")
+        if steps < 3 or full != list(range(steps)):
+            raise ValueError(f"{path} deals {steps} full steps of {shape.tokens_per_rank} tokens a rank; 3 are needed")
         planned = max(int(steps * _PLANNED_SHARE), 1)
         last = trace.info.num_layers - 1
         middle, late = planned + (steps - planned) // 3, planned + 2 * (steps - planned) // 3

@@ -1,7 +1,7 @@
 """Fit: a CalibrationProfile of the emulated cluster from its probes, through moesim's own model of a collective.
 
-1. links: the fractions of the nominal rates that TCP's payload reaches on rank links and uplinks, and a fixed cost, from
-   plain exchanges. Headers and acknowledgements take the rest: 1448 of 1514 bytes of a full frame are payload.
+1. links: the fractions of the nominal rates that TCP's payload reaches on rank links and uplinks, beside a fixed cost
+   and one per peer, from plain exchanges. At most 1448 of the 1514 bytes of a full frame are payload.
 2. kernels: by kernel and operation a fixed cost; by kernel a factor on both fractions, for the rows it gathers before and
    adds up after the network.
 3. experts: launch and rate of the CPU with all ranks at work at once.
@@ -30,7 +30,8 @@ from moesim.traffic import TrafficCounts, count_traffic
 Floats = NDArray[np.float64]
 _SOURCE = "fitted by calibrate/testbed/fit.py to the probes of calibrate.testbed"
 _LEAST_S = 1e-5  # residuals are relative to the time measured, or to this
-_EFFICIENCY = (0.3, 1.0)
+_PAYLOAD = 1448 / 1514  # of a full frame; the links cannot reach more
+_LEAST_EFFICIENCY = 0.3
 
 
 def fit_profile(measurements: Sequence[Measurement], wiring: Wiring, shape: LayerShape) -> CalibrationProfile:
@@ -90,22 +91,19 @@ def nominal_profile(wiring: Wiring) -> CalibrationProfile:
 
 
 def _fit_links(plain: Predictor, rows: Sequence[Measurement]) -> tuple[float, float]:
-    """Fractions reached of the uplinks' and the rank links' rates, beside one fixed cost."""
+    """Fractions reached of the uplinks' and the rank links' rates, beside a fixed cost and one per peer."""
     builder = dataclasses.replace(plain.builder("direct"), bytes_per_copy={"dispatch": 1, "combine": 1})
     counts = [_plain_counts(matrix_of(plain.wiring, dict(row.params))) for row in rows]
     measured = np.array([row.time_s for row in rows])
+    peers = np.array([int((one.per_expert_DD > 0).sum(axis=1).max()) for one in counts])
 
     def residuals(guess: Floats) -> Floats:
         times = [_network_s(builder, one, "dispatch", guess[0], guess[1]) for one in counts]
-        relative: Floats = np.log((np.array(times) + guess[2]) / measured)
+        relative: Floats = np.log((np.array(times) + guess[2] + guess[3] * peers) / measured)
         return relative
 
-    start, low, high = (
-        [0.9, 0.9, 5e-3],
-        [_EFFICIENCY[0], _EFFICIENCY[0], _LEAST_S],
-        [_EFFICIENCY[1], _EFFICIENCY[1], 0.1],
-    )
-    nic, scale_up, _ = _solve(residuals, start, low, high)
+    low = [_LEAST_EFFICIENCY, _LEAST_EFFICIENCY, _LEAST_S, 0.0]
+    nic, scale_up, *_ = _solve(residuals, [0.9, 0.9, 3e-3, 5e-4], low, [_PAYLOAD, _PAYLOAD, 0.1, 0.02])
     return nic, scale_up
 
 

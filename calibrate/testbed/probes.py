@@ -19,10 +19,10 @@ from calibrate.testbed.cases import ALGORITHMS, LayerShape, uniform_routing
 from calibrate.testbed.session import Session
 from calibrate.testbed.wiring import Wiring
 
-PAIR_BYTES = (1_024, 16_384, 131_072, 393_216)
-MESSAGE_BYTES = (64, 65_536, 1_048_576)
-TOKENS_PER_RANK = (128, 256, 512)
-TOKENS_PER_SLOT = (8, 64, 192, 384)
+PAIR_BYTES = (1_024, 16_384, 65_536, 262_144)
+MESSAGE_BYTES = (64, 65_536, 524_288)
+TOKENS_PER_RANK = (128, 256, 384)
+TOKENS_PER_SLOT = (8, 64, 128, 192, 256)
 SLOTS_PER_RANK = 9
 EXPERTS, TOP_K = 64, 6
 PHASES = ("dispatch", "expert_mlp", "combine")

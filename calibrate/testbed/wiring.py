@@ -27,8 +27,8 @@ class Wiring:
 
     nodes: int = 2
     ranks_per_node: int = 4
-    rank_bytes_per_s: float = 12.5e6
-    uplink_bytes_per_s: float = 25e6
+    rank_bytes_per_s: float = 3.125e6
+    uplink_bytes_per_s: float = 6.25e6
     burst_bytes: int = 32_768
 
     def __post_init__(self) -> None:

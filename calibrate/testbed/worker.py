@@ -1,5 +1,6 @@
 """The program of one rank: joins the process group, then runs job after job. Arguments: folder, number of ranks, rank."""
 
+import contextlib
 import os
 import sys
 import time
@@ -21,12 +22,15 @@ from calibrate.testbed.wiring import INTERFACE
 
 Job = tuple[dict[str, Any], dict[str, Any]]
 _PROBE_TAG = 9
+_NICER = -15
 
 
 def main(folder: Path, ranks: int, rank: int) -> None:
     """Run jobs until one says stop."""
     sys.stdin.readline()  # the network is there
     torch.set_num_threads(1)  # the ranks share a machine
+    with contextlib.suppress(OSError):
+        os.nice(_NICER)  # they wait for the network most of the time; other programs must not make them wait longer
     os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE
     store = dist.FileStore(str(folder / "store"), ranks)  # type: ignore[attr-defined]  # there, but not in __all__
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)

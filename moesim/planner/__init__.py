@@ -5,7 +5,7 @@ import importlib
 from moesim.planner.problem import PlacementAnswer, PlacementProblem
 from moesim.registry import Registry
 
-__all__ = ["STRATEGIES", "PlacementAnswer", "PlacementProblem", "place", "replica_policy"]
+__all__ = ["STRATEGIES", "PlacementAnswer", "PlacementProblem", "place", "reads_tokens", "replica_policy"]
 
 STRATEGIES = Registry("moesim.planner.strategies", kind="strategy", attribute="place")
 
@@ -17,7 +17,12 @@ def place(name: str, problem: PlacementProblem) -> PlacementAnswer:
 
 
 def replica_policy(name: str) -> str:
-    """The replica policy that strategy `name` makes its placements for: even or nearest."""
+    """The replica policy that strategy `name` makes its placements for: even, nearest or split."""
     STRATEGIES.get(name)  # refuses an unknown name
     policy: str = importlib.import_module(f"{STRATEGIES.package}.{name}").REPLICA_POLICY
     return policy
+
+
+def reads_tokens(name: str) -> bool:
+    """Whether strategy `name` optimises on tokens and costs, which take time to gather, and not on loads alone."""
+    return replica_policy(name) == "split"

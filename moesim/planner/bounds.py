@@ -136,7 +136,7 @@ def receive_bounds(
     tiles_GE = -(-load_GE // costs.tile) * costs.tile
     read_s = byte_s * float((active_GE * costs.weight_bytes_E).sum())
     multiply_s = flop_s * float((tiles_GE * costs.params_E).sum())
-    moved_s = byte_s * float((load_GE * costs.activation_bytes_E).sum())
+    moved_s = float((weight_S * costs.moved_s_S).min()) * float((load_GE * costs.activation_bytes_E).sum())
     busy = sum(math.ceil(int(active.sum()) / int(slots_D.max())) for active in active_GE)
     launch_s = costs.launch_s * float(np.sort(weight_S)[:busy].sum())
     tokens_S = np.bincount(source_T, minlength=costs.num_ranks)
@@ -152,7 +152,7 @@ def receive_bounds(
             arguments[argument] = amount * inbound[op, kind]
         name = max(arguments, key=lambda key: arguments[key])
         names.append(name)
-        times.append(float(costs.extra_O[op]) + arguments[name])
+        times.append(max(float(costs.least_O[op]), float(costs.extra_O[op]) + arguments[name]))
     return ReceiveBounds(
         dispatch_s=times[0],
         experts_s=launch_s + max(read_s, multiply_s) + moved_s + shared_s,

@@ -31,6 +31,8 @@ def place_eplb(
     """
     asked, devices, experts = problem.num_slots, problem.num_devices, problem.num_experts
     used = asked - asked % devices
+    if problem.slots_D is not None:
+        used = min(used, int(problem.slots_D.min()) * devices)  # no device more than the one with least room
     if used < experts:
         raise Declined(
             f"EPLB needs slots divisible by {devices} devices; the largest such number up to slots={asked} is {used}, "

@@ -50,7 +50,9 @@ def search_layer(
     return _placed(problem, state)
 
 
-def start_value(problem: PlacementProblem, costs: CostTables, sketch: TokenSketch, layer: int, start: NDArray[np.bool_]) -> float:
+def start_value(
+    problem: PlacementProblem, costs: CostTables, sketch: TokenSketch, layer: int, start: NDArray[np.bool_]
+) -> float:
     """What the search starts from: `value` of the copies [E, D] with nearest sources."""
     tokens = layer_tokens(sketch, layer, problem.load_LE[layer])
     table_ED = nearest_sources(start, problem.devices_per_node)

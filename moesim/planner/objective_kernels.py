@@ -197,7 +197,7 @@ def refresh_costs(costs, state, device):  # type: ignore[no-untyped-def]
             time = 0.0
             if tokens > 0.0:
                 roof = max(weight_bytes * costs.byte_s_S[rank], rows * costs.flop_s_S[rank])
-                time = costs.launch_s + roof + moved * costs.byte_s_S[rank]
+                time = costs.launch_s + roof + moved * costs.moved_s_S[rank]
             compute_WS[window, rank] = time
 
 
@@ -231,7 +231,7 @@ def window_phases(costs, state, window, soft):  # type: ignore[no-untyped-def]
         time = (1.0 - soft) * most[op] + soft * power[op]
         if most[op] > 0.0:
             time = max(time, costs.floor_O[op])
-        phases[2 * op] = costs.extra_O[op] + costs.constant_O[op] + time
+        phases[2 * op] = max(costs.least_O[op], costs.extra_O[op] + costs.constant_O[op] + time)
     phases[1] = _slowest(state.compute_WS[window], state.shared_WS[window], soft)
     return phases
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibration import Operation
+from moesim.collective.kernel_cost import busiest
 from moesim.collective.leg import Leg
 from moesim.collective.schedule import CollectiveBuilder
 from moesim.model import dtype_bytes
@@ -51,10 +52,12 @@ class CostTables(NamedTuple):
     op_R: NDArray[np.int64]
     link_R: NDArray[np.int64]  # the link of the builder's table
     floor_O: Floats  # the largest latency of any flow: no collective with a copy on the wire is quicker
-    extra_O: Floats  # fixed costs and chunk
+    extra_O: Floats  # fixed costs, messages and chunk
+    least_O: Floats  # what the operation takes at least, whatever it carries
     constant_O: Floats  # of a collective that does not depend on the placement (all_gather)
     byte_s_S: Floats  # seconds a byte of memory, 1 / HBM rate
     flop_s_S: Floats  # seconds a weight and row: 2 FLOP
+    moved_s_S: Floats  # seconds a byte of activations
     weight_bytes_E: Floats
     params_E: Floats
     activation_bytes_E: Floats
@@ -80,7 +83,8 @@ def cost_tables(work: WorkPlan, tokens_S: Floats, attention_s: float = 0.0) -> C
     builder, model = work.builder, work.model
     legs, channel_SD, channel_SN = _channels(builder)
     network = _network(builder, legs)
-    extra_O, constant_O = _fixed(builder, tokens_S)
+    extra_O, least_O, constant_O, slower_O = _fixed(builder, legs, tokens_S, model.top_k)
+    network["seconds_R"] = network["seconds_R"] * slower_O[network["op_R"]]
     params_E = np.full(model.num_experts, float(model.expert_params))
     d_ff_E = np.full(model.num_experts, float(model.expert_d_ff))
     if model.moe.pools:
@@ -99,9 +103,11 @@ def cost_tables(work: WorkPlan, tokens_S: Floats, attention_s: float = 0.0) -> C
         target_C=np.concatenate([np.zeros(0, dtype=np.int64), *(leg.target_F for leg in legs)]),
         **network,
         extra_O=extra_O,
+        least_O=least_O,
         constant_O=constant_O,
         byte_s_S=1.0 / work.rates.memory_bytes_per_s,
         flop_s_S=2.0 / work.rates.flops(work.weight_dtype),
+        moved_s_S=1.0 / work.rates.permute_bytes_per_s,
         weight_bytes_E=params_E * bytes_per_weight,
         params_E=params_E,
         activation_bytes_E=2.0 * (2 * model.payload_width + 2 * d_ff_E),
@@ -123,7 +129,7 @@ def _channels(builder: CollectiveBuilder) -> tuple[list[Leg], NDArray[np.int32],
                          channel S R + s N + n      s = (a, i) -> (n, i), the rail leg
     """
     size, per_node = builder.group_size, builder.devices_per_node
-    ranks, num_nodes = builder.cluster.num_devices, -(-size // per_node)
+    ranks, num_nodes = builder.num_ranks, -(-size // per_node)
     first_S = np.arange(ranks) // size * size
     target_SD = first_S[:, None] + np.arange(size)
     none_SN = np.full((ranks, num_nodes), -1, dtype=np.int32)
@@ -152,7 +158,7 @@ def _unit_leg(builder: CollectiveBuilder, source_F: Ints, target_F: Ints, *, eng
     if builder.dead_devices:
         size = builder.group_size
         stand_in_S = np.concatenate(
-            [first + builder.stand_ins_of(first) for first in range(0, builder.cluster.num_devices, size)]
+            [first + builder.stand_ins_of(first) for first in range(0, builder.num_ranks, size)]
         )
         source_F, target_F = stand_in_S[source_F], stand_in_S[target_F]
     return Leg(source_F=source_F, target_F=target_F, copies_F=np.ones(source_F.size, dtype=np.int64), engine=engine)
@@ -212,13 +218,35 @@ def _compressed(num_channels: int, channel: list[Ints], resource: list[Ints], sh
     }
 
 
-def _fixed(builder: CollectiveBuilder, tokens_S: Floats) -> tuple[Floats, Floats]:
-    """Per operation what comes on top of the flows, and the time of flows that depend on no placement."""
+def _fixed(
+    builder: CollectiveBuilder, legs: list[Leg], tokens_S: Floats, top_k: int
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Per operation: seconds on top of the flows; the least it takes; flows of no placement; 1 / share of the wire rate.
+
+    Messages are those of a rank that talks to all it can; the share of the wire rate is read where every token of an even
+    load goes to its own device: both are nearly the same under every placement.
+    """
     size = builder.group_size
     empty_G = tuple(_no_experts(tokens_S[first : first + size], builder) for first in range(0, tokens_S.size, size))
-    collectives = [builder.build(empty_G, operation) for operation in _OPERATIONS]
-    constant = [bound_completion(each.flows, builder.links.bandwidth) for each in collectives]
-    return np.array([each.extra_s for each in collectives]), np.array(constant)
+    extra, least, constant, slower = [], [], [], []
+    for operation in _OPERATIONS:
+        collective = builder.build(empty_G, operation)
+        least.append(collective.extra_s)
+        constant.append(bound_completion(collective.flows, builder.links.bandwidth))
+        profile = builder.kernel.operation(operation)
+        extra_s, factor = builder.fixed_s(operation) + collective.chunk_s, 1.0
+        if not legs:
+            extra_s = collective.extra_s
+        elif profile.message_s is not None or profile.reached is not None:
+            messages, _ = busiest(builder.flows(legs, operation)[0])
+            extra_s += profile.message_s.value * messages if profile.message_s is not None else 0.0
+            if profile.reached is not None:
+                rank_bytes = float(tokens_S.mean()) * min(top_k, messages) * builder.bytes_per_copy[operation]
+                per_message = profile.reached.against == "message_bytes"
+                factor = 1.0 / profile.reached.read(max(rank_bytes / (messages if per_message else 1), 1.0))
+        extra.append(extra_s)
+        slower.append(factor)
+    return np.array(extra), np.array(least), np.array(constant), np.array(slower)
 
 
 def _no_experts(tokens_D: Floats, builder: CollectiveBuilder) -> TrafficCounts:

@@ -167,7 +167,12 @@ class PlacementProblem:
 
 @dataclass(frozen=True, slots=True)
 class PlacementAnswer:
-    """One placement per MoE layer, in order, and sentences on what the strategy did differently from what was asked."""
+    """One placement per MoE layer, in order, and sentences on what the strategy did differently from what was asked.
+
+    `proven`: no placement of these slots is better on what the strategy minimises. `out_of_time`: work ended first.
+    """
 
     placements: tuple[ExpertPlacement, ...]
     notes: tuple[str, ...] = ()
+    proven: bool = False
+    out_of_time: bool = False

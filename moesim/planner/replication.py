@@ -32,7 +32,9 @@ def replicate_on_nodes(
         minlength=node_E.size,
     )
     home_E = node_E.astype(np.int64)
-    _greedy(experts_TK, node_T.astype(np.int64), weight_T, home_E, holds_EN, slots_N.astype(np.int64), load_E, load_price)
+    _greedy(
+        experts_TK, node_T.astype(np.int64), weight_T, home_E, holds_EN, slots_N.astype(np.int64), load_E, load_price
+    )
     return holds_EN
 
 

@@ -221,7 +221,7 @@ def _seconds(
         pairs_V = (pairs_ES[expert_V] * (mine_S & (node_S[None, :] == node_V[:, None]))).sum(axis=1)
         rank_V = group * devices + device_V
         each_V = costs.params_E[expert_V] * costs.flop_s_S[rank_V]
-        each_V += costs.activation_bytes_E[expert_V] * costs.byte_s_S[rank_V]
+        each_V += costs.activation_bytes_E[expert_V] * costs.moved_s_S[rank_V]
         rows.append(np.arange(slot_V.size))
         ranks.append(rank_V)
         seconds.append(pairs_V * each_V)

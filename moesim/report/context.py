@@ -108,6 +108,9 @@ def _find(scenario: Mapping[str, Any], places: tuple[str, ...], key: str) -> Any
 
 def _num_devices(comparison: Comparison) -> int | None:
     for result in comparison.results.values():
+        world = result.provenance.get("parallel", {}).get("world") if result.training is not None else None
+        if world is not None:
+            return int(world)  # the tables of a training step hold one replica of a stage
         if result.tables is not None:
             return int(result.tables.node_of_device_D.size)
     return None

@@ -97,8 +97,12 @@ class _Run:
         arrived = self.arrived(step == 1, item.micro_batch, item.part + step)
         delay = self.send_s(stage, target) if target != stage else 0.0
         sent = self.env.timeout(delay)
+
+        def tell(_event: simpy.Event) -> None:
+            arrived.succeed()
+
         assert sent.callbacks is not None  # it has not happened yet
-        sent.callbacks.append(lambda _event: arrived.succeed())
+        sent.callbacks.append(tell)
 
     def stage(self, stage: int, slots: tuple[Slot, ...]) -> Process:
         """One stage from its first slot to its last."""

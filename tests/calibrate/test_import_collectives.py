@@ -45,6 +45,7 @@ def test_a_row_holds_what_the_comments_say(tmp_path):
     expected = {
         "hardware": "h100-sxm",
         "library": "nccl",
+        "release": "nccl-tests version 2.18.0 nccl-headers=22907 nccl-library=22907",
         "ranks": 4,
         "nodes": 2,
         "ranks_per_node": 2,
@@ -83,6 +84,7 @@ def test_each_run_of_a_file_keeps_its_collective(tmp_path):
         (ROW.replace("20.00", "N/A"), "rows without a time (N/A, nan or 0) left out, out_of_place"),
         (ROW.replace("39.32 0", "39.32 7"), "rows with wrong results (#wrong > 0) left out"),
         ("1048576 131072 float none", "cut or unreadable rows left out"),
+        (ROW.replace("1048576", "9" * 5000), "cut or unreadable rows left out"),
     ],
 )
 def test_a_row_that_says_nothing_usable_is_counted(tmp_path, row, remark):
@@ -169,6 +171,7 @@ def test_terminated_json_is_read_whole(tmp_path):
     """Hosts, devices and results of a complete file; a null block is passed over."""
     (measurement,) = import_text(tmp_path, results_json([RESULT])).measurements
     assert {"hardware": "h200-sxm", "ranks": 8, "nodes": 1, "dtype": "fp16"}.items() <= measurement.params.items()
+    assert "nccl-library=22907" == measurement.params["release"]
 
 
 @pytest.mark.parametrize(

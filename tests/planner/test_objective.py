@@ -23,7 +23,7 @@ from moesim.scenario import make_scenario
 from moesim.setting import load_setting
 from moesim.step_bound import collective_time
 from moesim.step_work import StepWork
-from moesim.study import _work
+from moesim.study.work_plan import make_work_plan
 from tests.strategies.scenario import tiny_scenario
 
 
@@ -94,7 +94,7 @@ CASES = [
 
 def work_of(folder, cluster, ep, placements, policy, sections):
     scenario = {**tiny_scenario(folder, parallel={"ep": ep}, **sections), "cluster": cluster}
-    return _work(load_setting(make_scenario(scenario)), placements, policy)
+    return make_work_plan(load_setting(make_scenario(scenario)), placements, policy)
 
 
 @pytest.mark.parametrize(("cluster", "ep", "sections", "tolerance"), CASES)

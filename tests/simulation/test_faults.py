@@ -14,7 +14,8 @@ from moesim.setting import load_setting
 from moesim.simulation.run import run_step
 from moesim.step_bound import step_phases
 from moesim.step_work import StepWork
-from moesim.study import _placed, simulate
+from moesim.study import simulate
+from moesim.study.placing import placed
 from tests.strategies.scenario import tiny_scenario
 
 LINKS = ["node1.nic2.up", "node1.nic2.down", "node0.dev1.scale_up.out", "unit0.leaf2.up"]
@@ -41,7 +42,7 @@ def told(result):
 
 def work_of(folder, faults, **sections):
     setting = load_setting(scenario(folder, faults, **sections))
-    return StepWork(plan=_placed(setting, None)[1], dealt=next(iter(setting.steps())))
+    return StepWork(plan=placed(setting, None)[1], dealt=next(iter(setting.steps())))
 
 
 @pytest.mark.parametrize("at", [0.0, 1e-5])
@@ -137,7 +138,7 @@ def test_a_dead_link_carries_nothing_and_its_bytes_go_elsewhere(tmp_path):
 def lost_by_hand(setting, dead):
     """Tokens on the dead device; pairs of those, or of experts all of whose slots are there."""
     pairs = tokens = 0
-    placements = _placed(setting, None)[1].placements
+    placements = placed(setting, None)[1].placements
     for dealt in setting.steps():
         mine_T = dealt.rank_T == dead
         tokens += int(mine_T.sum())

@@ -22,7 +22,8 @@ from moesim.simulation.run import run_step
 from moesim.simulation.streams import DeviceStreams
 from moesim.step_bound import step_phases
 from moesim.step_work import StepWork
-from moesim.study import _placed, simulate
+from moesim.study import simulate
+from moesim.study.placing import placed
 from tests.strategies.scenario import TINY_MODEL, tiny_scenario
 from tests.theory.test_step import symmetric_step
 
@@ -39,7 +40,7 @@ def scenario(folder, overlap="none", *, expert_d_ff=128, **sections):
 
 
 def plan_of(asked):
-    return _placed(load_setting(asked), None)[1]
+    return placed(load_setting(asked), None)[1]
 
 
 def many_tokens(times, num_ranks=16):

@@ -11,7 +11,7 @@ import moesim
 from moesim.errors import InputError, MoesimError
 from moesim.scenario import make_scenario
 from moesim.setting import load_setting
-from moesim.study import _placed
+from moesim.study.placing import placed
 from moesim.training_memory import held_weights
 from tests.strategies.scenario import TINY_MODEL, tiny_scenario
 
@@ -224,7 +224,7 @@ def test_uneven_parts_are_taken_as_given(step):
 def test_weights_of_all_devices_are_the_model(scenario):
     """Over stages, ep, etp and tp ranks, held weights add up to the model's."""
     setting = load_setting(scenario(parallel={"pp": 2, "ep": 2, "tp": 2, "etp": 2}))
-    _, work, _ = _placed(setting, None)
+    _, work, _ = placed(setting, None)
     held = [
         held_weights(setting.model, setting.dims, layers, first=first, last=not first)
         for layers, first in ((range(2), True), (range(2, 4), False))

@@ -9,7 +9,7 @@ from moesim.setting import load_setting
 from moesim.simulation.run import run_step
 from moesim.step_bound import balanced_phases, step_phases
 from moesim.step_work import StepWork
-from moesim.study import _placed
+from moesim.study.placing import placed
 from tests.strategies.scenario import tiny_scenario
 
 
@@ -24,7 +24,7 @@ def symmetric_step(num_ranks=16, num_layers=2):
 
 def work_of(folder, algorithm):
     setting = load_setting(make_scenario(tiny_scenario(folder, dispatch={"algorithm": algorithm})))
-    return _placed(setting, None)[1]
+    return placed(setting, None)[1]
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "per_device", "node_dedup", "all_gather"])
@@ -65,7 +65,7 @@ def test_one_device_alone_only_computes(tmp_path):
     """ep 1 on one device: dispatch and combine cost their fixed time, nothing travels."""
     scenario = tiny_scenario(tmp_path, cluster={"topology": "dgx-h100-superpod", "nodes": 1}, parallel={"ep": 1})
     setting = load_setting(make_scenario(scenario))
-    work = StepWork(plan=_placed(setting, None)[1], dealt=next(iter(setting.steps())))
+    work = StepWork(plan=placed(setting, None)[1], dealt=next(iter(setting.steps())))
     phases = step_phases(work)
     fixed = 2 * (work.plan.builder.fixed_s("dispatch") + work.plan.builder.fixed_s("combine"))
     assert fixed == pytest.approx(phases.dispatch_s + phases.combine_s, rel=1e-12)

@@ -46,13 +46,20 @@ def run(command, *arguments, cwd):
 
 
 def test_the_wheel_holds_every_fact_and_template(wheel):
-    """topologies, models, traces, profiles, report templates, the demo scenario and the licence."""
+    """topologies, models, traces, profiles, published measurements, report templates, the demo scenario and the licence."""
     names = set(zipfile.ZipFile(wheel).namelist())
     for drawer, pattern in (("topologies", "**/*.yaml"), ("models", "*.yaml"), ("traces", "*.parquet")):
         files = [path.relative_to(REPOSITORY) for path in (REPOSITORY / drawer).glob(pattern)]
         assert files
         assert {f"moesim/data/{path.as_posix()}" for path in files} <= names
     assert "moesim/data/calibrate/profiles/datasheet.json" in names
+    published = [
+        path.relative_to(REPOSITORY) for path in (REPOSITORY / "calibrate/published").rglob("*") if path.is_file()
+    ]
+    assert published
+    assert {f"moesim/data/{path.as_posix()}" for path in published} <= names
+    assert "calibrate/importers/nccl_tests.py" in names
+    assert not any(name.startswith(("calibrate/published", "calibrate/profiles")) for name in names)
     assert {
         "moesim/report/templates/report.html",
         "moesim/report/templates/report.css",

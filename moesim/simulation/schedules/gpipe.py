@@ -7,8 +7,5 @@ def order(stages: int, micro_batches: int, chunks: int) -> Order:
     """Backward passes in the order of the forward ones; every stage holds all micro-batches."""
     batches = range(micro_batches)
     return make_order(
-        [
-            [Pass(kind, batch, stage) for kind in ("forward", "backward") for batch in batches]
-            for stage in range(stages)
-        ]
+        [[Pass(kind, batch, stage) for kind in ("forward", "backward") for batch in batches] for stage in range(stages)]
     )

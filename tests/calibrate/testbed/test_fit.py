@@ -7,10 +7,11 @@ from calibrate.measurement import Measurement
 from calibrate.testbed import probes
 from calibrate.testbed.cases import ALGORITHMS, LayerShape
 from calibrate.testbed.fit import fit_profile
-from calibrate.testbed.routes import Routing
+from calibrate.testbed.routes import Routing, count_pairs
 from calibrate.testbed.session import Session
 from calibrate.testbed.wiring import Wiring
 from moesim.network.simulate import simulate_flows
+from moesim.traffic import copy_bytes
 
 WIRING = Wiring()
 SHAPE = LayerShape()
@@ -29,9 +30,7 @@ class _KnownCluster(Session):
         return np.tile(times_D, (repeats, 1))
 
     def layer(self, routing: Routing, expert_of_slot_P: object, header: object) -> list[dict[str, object]]:
-        from calibrate.testbed.routes import count_pairs
-
-        time_s = _flow_time(count_pairs(routing) * 1040) + FIXED_S
+        time_s = _flow_time(count_pairs(routing) * copy_bytes(SHAPE.width, "fp32")) + FIXED_S
         return [{"end_s": [[time_s, 0.1, time_s]]}]
 
 

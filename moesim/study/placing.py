@@ -1,0 +1,79 @@
+"""Placing: the experts of every MoE layer in slots, by strategy or from a plan file.
+
+Array letters: L MoE ordinal, E expert.
+"""
+
+import contextlib
+
+import numpy as np
+
+from moesim.errors import Declined, InputError
+from moesim.plan_file import Plan, load_plan
+from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_policy
+from moesim.setting import Setting
+from moesim.step_work import WorkPlan
+from moesim.study.work_plan import make_work_plan
+
+Window = tuple[int, int]
+BASELINE = "contiguous"
+
+
+def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tuple[str, ...]]:
+    """The scenario's own placement: its strategy's name, the work plan, and notes."""
+    section = setting.scenario.placement
+    if section.plan is not None:
+        stored = load_plan(setting.scenario.resolve_path(section.plan))
+        _check_plan(stored, setting)
+        policy = setting.scenario.dispatch.replica or stored.replica_policy
+        return stored.strategy, make_work_plan(setting, stored.placements, policy), stored.notes
+    name = section.strategy or BASELINE
+    answer = place_experts(setting, name, setting.loads(window))
+    return (
+        name,
+        make_work_plan(setting, answer.placements, policy_of(setting, name)),
+        placement_notes(setting, answer, window),
+    )
+
+
+def place_experts(setting: Setting, strategy: str, load_LE: np.ndarray) -> PlacementAnswer:
+    """One strategy's placements of all layers; raises Declined where it does not fit the problem."""
+    problem = PlacementProblem(
+        load_LE=load_LE,
+        num_devices=setting.dims.ep,
+        devices_per_node=min(max(setting.cluster.devices_per_node // setting.dims.etp, 1), setting.dims.ep),
+        num_slots=setting.num_slots,
+        num_groups=setting.scenario.placement.groups or setting.model.num_groups,
+        seed=setting.scenario.seed,
+    )
+    return place(strategy, problem)
+
+
+def compile_strategy(strategy: str) -> None:
+    """Place a toy problem, so that the time to plan is without the compilation of kernels."""
+    toy = PlacementProblem(load_LE=np.ones((1, 4)), num_devices=2, devices_per_node=1, num_slots=6)
+    with contextlib.suppress(Declined):
+        place(strategy, toy)
+
+
+def _check_plan(stored: Plan, setting: Setting) -> None:
+    model, ep = setting.model, setting.dims.ep
+    if (stored.num_experts, stored.layers) != (model.num_experts, model.moe_layer_indices):
+        raise InputError(
+            f"the plan is for {stored.model} ({stored.num_experts} experts, {len(stored.layers)} layers), not for "
+            f"{model.name} ({model.num_experts} experts, {model.num_moe_layers} MoE layers); plan again for this model"
+        )
+    if stored.num_devices != ep:
+        raise InputError(
+            f"the plan places experts on {stored.num_devices} devices, but ep={ep}; plan again for ep={ep}"
+        )
+
+
+def policy_of(setting: Setting, strategy: str) -> str:
+    """The replica policy asked for, else the one the strategy plans for."""
+    return setting.scenario.dispatch.replica or replica_policy(strategy)
+
+
+def placement_notes(setting: Setting, answer: PlacementAnswer, window: Window | None) -> tuple[str, ...]:
+    """What the strategy said, and what it planned on."""
+    planned_on = "the judged steps themselves" if window is None else f"steps {window[0]}:{window[1]}"
+    return (*answer.notes, f"load-aware strategies planned on {planned_on}")
