@@ -10,6 +10,7 @@ import cProfile
 import multiprocessing
 import pstats
 import resource
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def measured(case: Case) -> str:
     result = simulate(scenario(case))
     processor_s, wall_s = time.process_time() - began, time.perf_counter() - clock
     memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{case.name}: {processor_s:.1f} s; once more under cProfile", file=sys.stderr, flush=True)
     share = simpy_share(scenario(case))
     return (
         f"{case.name:34} {result.step_time_s * 1e3:9.3f} ms {processor_s:11.1f} {wall_s:8.1f} {case.target_s or '-':>9} "

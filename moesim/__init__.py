@@ -46,12 +46,18 @@ def plan(
     scenario: "Scenario | str | Path | Mapping[str, Any]",
     strategy: str | None = None,
     *,
+    slots: int | None = None,
     plan_steps: str | tuple[int, int] | None = None,
+    time_limit_s: float | None = None,
 ) -> "Plan":
-    """Place the experts of every MoE layer; `Plan.write` makes the file that `placement: {plan: FILE}` reads."""
+    """Place the experts of every MoE layer; `Plan.write` makes the file that `placement: {plan: FILE}` reads.
+
+    `slots` per layer and the window `plan_steps` default to the scenario's. `time_limit_s` becomes an amount of solver
+    work, so that the same call has the same answer.
+    """
     from moesim import study
 
-    return study.plan(_scenario(scenario), strategy, plan_steps=plan_steps)
+    return study.plan(_scenario(scenario), strategy, slots=slots, plan_steps=plan_steps, time_limit_s=time_limit_s)
 
 
 def load_trace(path: str | Path) -> "RoutingTrace":

@@ -85,33 +85,33 @@ class ParallelDims:
         return self.world // self.pp
 
     @property
-    def replica_size(self) -> int:
+    def pipeline_width(self) -> int:
         """Devices of one stage that work on micro-batches together: the fewest that hold whole ep x etp and tp groups."""
         return math.lcm(self.ep * self.etp, self.tp)
 
     @property
-    def num_replicas(self) -> int:
+    def num_pipelines(self) -> int:
         """Pipelines side by side that meet only to reduce their gradients."""
-        return self.stage_size // self.replica_size
+        return self.stage_size // self.pipeline_width
 
-    def stage_ranks(self, stage: int, replica: int) -> Ints:
-        """Devices of one replica of a stage, those of an expert-parallel group following each other.
+    def stage_ranks(self, stage: int, pipeline: int) -> Ints:
+        """Devices of a stage of one pipeline, those of an expert-parallel group following each other.
 
         With etp > 1 such a group is every etp-th device: one of each expert-tensor-parallel group.
         """
-        first = stage * self.stage_size + replica * self.replica_size
-        devices = np.arange(first, first + self.replica_size)
+        first = stage * self.stage_size + pipeline * self.pipeline_width
+        devices = np.arange(first, first + self.pipeline_width)
         return devices.reshape(-1, self.ep, self.etp).transpose(0, 2, 1).ravel()
 
-    def tensor_groups(self, stage: int, replica: int) -> tuple[Ints, ...]:
+    def tensor_groups(self, stage: int, pipeline: int) -> tuple[Ints, ...]:
         """Devices that share one copy of the attention and dense weights: tp consecutive ones each."""
-        first = stage * self.stage_size + replica * self.replica_size
-        return tuple(np.arange(first, first + self.replica_size).reshape(-1, self.tp))
+        first = stage * self.stage_size + pipeline * self.pipeline_width
+        return tuple(np.arange(first, first + self.pipeline_width).reshape(-1, self.tp))
 
-    def expert_tensor_groups(self, stage: int, replica: int) -> tuple[Ints, ...]:
+    def expert_tensor_groups(self, stage: int, pipeline: int) -> tuple[Ints, ...]:
         """Devices that share one copy of their experts: etp consecutive ones each."""
-        first = stage * self.stage_size + replica * self.replica_size
-        return tuple(np.arange(first, first + self.replica_size).reshape(-1, self.etp))
+        first = stage * self.stage_size + pipeline * self.pipeline_width
+        return tuple(np.arange(first, first + self.pipeline_width).reshape(-1, self.etp))
 
     def data_groups(self, stage: int) -> tuple[Ints, ...]:
         """Devices of a stage that hold the same attention and dense weights: tp groups of dp devices."""

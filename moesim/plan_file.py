@@ -103,6 +103,20 @@ class Plan(BaseModel):
             for experts, split in zip(self.expert_of_slot, splits, strict=True)
         )
 
+    def summary(self) -> dict[str, Any]:
+        """The figures of the plan, without its tables."""
+        names = (
+            "status",
+            "predicted_step_time_s",
+            "lower_bound_s",
+            "gap",
+            "bound_names",
+            "balancedness",
+            "fanout_nodes",
+        )
+        figures = {name: getattr(self, name) for name in (*names, "moved_bytes")}
+        return {**figures, "capacity_factors": list(self.capacity_factors), "strategy": self.strategy}
+
     def write(self, path: str | Path) -> Path:
         """Write the plan as JSON, by a temporary name and a rename."""
         path = Path(path)

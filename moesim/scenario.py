@@ -127,7 +127,7 @@ class DispatchSection(_Section):
     algorithm: Literal["direct", "per_device", "node_dedup", "all_gather", "torus"] | None = None
     kernel: Name = "generic"
     dtype: Dtype = "bf16"
-    replica: Literal["nearest", "even"] | None = None
+    replica: Literal["nearest", "even", "split"] | None = None
     sms: Annotated[int, Field(strict=True, ge=1, le=1024)] | None = None
     paths: Name | None = None
 

@@ -135,7 +135,7 @@ def load_setting(scenario: Scenario) -> Setting:
     _check_dims(dims, cluster, training=scenario.mode.kind == "train")
     profile = load_profile(None if scenario.profile is None else _name_or_file(scenario, scenario.profile, (".json",)))
     training = scenario.mode.kind == "train"
-    workload = open_workload(scenario, model, dims.replica_size if training else cluster.num_devices)
+    workload = open_workload(scenario, model, dims.pipeline_width if training else cluster.num_devices)
     if scenario.capacity.policy == "drop_by_probability" and not workload.has_weights:
         raise no_weights()
     setting = Setting(scenario=scenario, model=model, cluster=cluster, dims=dims, profile=profile, workload=workload)

@@ -1,6 +1,6 @@
 """Training: a scenario of kind train as one training step, run on the clock and summed up.
 
-Array letters: R replica, S stage, L MoE ordinal.
+Array letters: R pipeline, S stage, L MoE ordinal.
 """
 
 import functools
@@ -57,28 +57,28 @@ def train(
     assumptions: tuple[str, ...],
     on_stage: Callable[[int], None] | None = None,
 ) -> SimulationResult:
-    """Run one training step; `work_of` says what a replica's devices of one stage are, `steps` route the micro-batches.
+    """Run one training step; `work_of` says what a stage's devices of one pipeline are, `steps` route the micro-batches.
 
     Raises InputError where degrees, schedule, faults or memory do not allow it.
     """
     began = time.perf_counter()
     _check(setting)
     section, dims, network = setting.scenario.train, setting.dims, setting.scenario.network
-    plan_of = functools.cache(lambda replica, stage: work_of(dims.stage_ranks(stage, replica)))
+    plan_of = functools.cache(lambda pipeline, stage: work_of(dims.stage_ranks(stage, pipeline)))
     plan: WorkPlan = plan_of(0, 0)
     shape = _shape(setting, plan)
     routings = tuple(itertools.islice(steps, section.micro_batches))
     tokens = max(int(StepWork(plan=plan, dealt=dealt).tokens_D.max(initial=0.0)) for dealt in routings)
     memory = _memory(setting, plan, shape, StepWork(plan=plan, dealt=routings[0]), tokens)
     reductions = _reductions(setting, plan)
-    replicas = [[plan_of(r, s).builder for s in range(dims.pp)] for r in range(dims.num_replicas)]
-    class_of = classes([builder for row in replicas for builder in row])
+    pipelines = [[plan_of(r, s).builder for s in range(dims.pp)] for r in range(dims.num_pipelines)]
+    class_of = classes([builder for row in pipelines for builder in row])
     run = run_training(
         TrainingStep(
             order=shape.order,
             parts=shape.parts,
             plan_of=plan_of,
-            class_RS=np.array(class_of).reshape(dims.num_replicas, dims.pp),
+            class_RS=np.array(class_of).reshape(dims.num_pipelines, dims.pp),
             routings=routings,
             sequence_length=section.sequence_length,
             rules=_rules(setting, plan, shape, reductions, tokens),
@@ -96,7 +96,7 @@ def train(
         micro_batches=section.micro_batches,
         zero=section.zero,
         recompute=section.recompute,
-        num_replicas=dims.num_replicas,
+        num_pipelines=dims.num_pipelines,
         world=dims.world,
         fidelity=network.fidelity,
         tolerance=network.tolerance,
@@ -191,12 +191,12 @@ def _rules(setting: Setting, plan: WorkPlan, shape: _Shape, reductions: Reductio
             tolerance=network.tolerance,
         ).time_s
 
-    replicas = range(dims.num_replicas)
-    tensor = [group for replica in replicas for group in dims.tensor_groups(0, replica)]
+    pipelines = range(dims.num_pipelines)
+    tensor = [group for pipeline in pipelines for group in dims.tensor_groups(0, pipeline)]
     width = setting.model.d_model * dtype_bytes(_ACTIVATION)
     spread = (0.0, 0.0)
     if dims.etp > 1:
-        groups = [group for replica in replicas for group in dims.expert_tensor_groups(0, replica)]
+        groups = [group for pipeline in pipelines for group in dims.expert_tensor_groups(0, pipeline)]
         (small, small_s), (large, large_s) = ((size, gathered_s(groups, size)) for size in _SPREAD_BYTES)
         per_byte_s = (large_s - small_s) / (large - small)
         spread = (small_s - per_byte_s * small, per_byte_s)
@@ -239,7 +239,7 @@ def _after(
     after_s = np.zeros((dims.pp, 2))
     for stage, held in enumerate(shape.held_S):
         after_s[stage, 0] = reductions.gradient_s(held, *copies_of_stage(dims, stage, shape.partner_S[stage]))
-        rates = np.concatenate([plan_of(r, stage).rates.memory_bytes_per_s for r in range(dims.num_replicas)])
+        rates = np.concatenate([plan_of(r, stage).rates.memory_bytes_per_s for r in range(dims.num_pipelines)])
         after_s[stage, 1] = optimizer_s(held, dims, copies, reductions, rates)
     return after_s
 
@@ -294,9 +294,9 @@ def _sentences(setting: Setting, class_RS: NDArray[np.int64], num_routings: int,
     section, dims = setting.scenario.train, setting.dims
     kinds = len(np.unique(class_RS))
     sentences = [
-        f"training: {dims.num_replicas} replicas x {dims.pp} stages of {dims.replica_size} devices, {kinds} of them timed, "
-        "the others are the same but for names; replicas and stages do not slow each other's collectives",
-        f"training: micro-batch b is routed as step b mod {num_routings} of the window, in all replicas",
+        f"training: {dims.num_pipelines} pipelines x {dims.pp} stages of {dims.pipeline_width} devices, {kinds} of them timed, "
+        "the others are the same but for names; pipelines and stages do not slow each other's collectives",
+        f"training: micro-batch b is routed as step b mod {num_routings} of the window, in all pipelines",
         "training: a pass ends with its slowest rank; activations travel between stages beside compute and dispatch",
         "training: gradients are reduced after a stage's last backward pass, not beside it; "
         f"{section.reduction}, gradients in {optimizer_types(section.optimizer).gradient}",

@@ -2,7 +2,7 @@
 
 A pass is a list of things every rank does in turn: compute for so long, or take part in a transfer. The backward pass
 sends the gradients of the experts' outputs as the dispatch sent tokens, and those of their inputs as the combine did.
-Array letters: D rank (device) of one replica of a stage.
+Array letters: D rank (device) of a stage of one pipeline.
 """
 
 from dataclasses import dataclass

@@ -149,13 +149,23 @@ def _sentence(model_class: type[BaseModel], problem: Any, where: str) -> InputEr
             _known_keys(model_class, location[:-1]),
         )
     key = _dotted(location) or "the whole"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _PLAIN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return InputError(f"{where}: the key {key} is missing")
     if problem["type"] == "value_error":
         return InputError(f"{where}: {key}: {message}")
     got = repr(problem["input"])
     return InputError(f"{where}: {key} got {got if len(got) <= 80 else got[:77] + '...'}; {message}")
+
+
+# What pydantic says in Python's words, said in YAML's.
+_PLAIN_WORDS = {
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping of keys to values",
+    "model_type": "expected a mapping of keys to values",
+    "string_type": "expected text",
+}
 
 
 def _dotted(keys: tuple[Any, ...]) -> str:

@@ -109,6 +109,22 @@ def test_another_format_version_is_refused(version):
         make_scenario(complete() | {"format_version": version})
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("faults", "device_down", "expected a list"),
+        ("faults", {"kind": "device_down"}, "expected a list"),
+        ("mode", ["decode"], "expected a mapping of keys to values"),
+        ("cluster", None, "expected a mapping of keys to values"),
+        ("model", 7, "expected text"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_words_of_the_file(key, value, words):
+    """A user of YAML meets lists and mappings, not Python's tuples and dictionaries."""
+    with pytest.raises(InputError, match=rf"{key} got .*; {words}"):
+        make_scenario(complete() | {key: value})
+
+
 @pytest.mark.parametrize("missing", ["model", "cluster", "trace"])
 def test_a_missing_section_is_named(missing):
     """What has no default must be given."""

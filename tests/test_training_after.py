@@ -87,10 +87,10 @@ def test_groups_part_the_devices_of_a_stage(tp, ep, etp, pp):
     etp=st.sampled_from([1, 2]),
     pp=st.sampled_from([1, 2]),
 )
-def test_replicas_part_the_world(tp, ep, etp, pp):
-    """Every device is one rank of one replica of one stage; groups inside it are whole and consecutive where they say so."""
+def test_pipelines_part_the_world(tp, ep, etp, pp):
+    """Every device is one rank of one stage of one pipeline; groups inside it are whole and consecutive where they say so."""
     dims = ParallelDims.for_world(64, tp=tp, ep=ep, etp=etp, pp=pp)
-    ranks = [dims.stage_ranks(stage, replica) for stage in range(pp) for replica in range(dims.num_replicas)]
+    ranks = [dims.stage_ranks(stage, pipeline) for stage in range(pp) for pipeline in range(dims.num_pipelines)]
     assert list(range(64)) == sorted(np.concatenate(ranks).tolist())
     for group in dims.tensor_groups(0, 0):
         assert tp == len(group)

@@ -262,11 +262,12 @@ def _solve(loads: Loads, layout: _Layout, nic: float | None) -> Floats:
 
 
 def fit_kernel(
-    measurements: Sequence[Measurement], library: str, source: str, nic: float | None = None
+    measurements: Sequence[Measurement], library: str, source: str, nic: float | None = None, *, judge: bool = True
 ) -> tuple[KernelProfile, FitError]:
     """The profile of one library on one accelerator, and its error at sizes that were not fitted.
 
-    `nic`: the fraction of the NIC rate where these rows cannot tell it (another library's rows can).
+    `nic`: the fraction of the NIC rate where these rows cannot tell it (another library's rows can). Without `judge` the
+    error is of the points fitted, where there is no choice to make.
     """
     all_loads = loads_of(measurements, candidates(library)[0])
     tried = []
@@ -276,7 +277,8 @@ def fit_kernel(
             size_M=all_loads.message_bytes_M if costs_at.size == "message_bytes" else all_loads.rank_bytes_M,
             count_M=all_loads.ranks_M if costs_at.against == "ranks" else all_loads.nodes_M,
         )
-        tried.append((_held_out(loads, library, nic), costs_at, loads))
+        judged = judge or len(candidates(library)) > 1
+        tried.append((_held_out(loads, library, nic, folds=_FOLDS if judged else 1), costs_at, loads))
     error, costs_at, loads = min(tried, key=lambda one: one[0].median + 0.25 * one[0].p90)
     layout = _layout(loads, library, nic)
     theta = _solve(loads, layout, nic)
@@ -284,14 +286,14 @@ def fit_kernel(
     return _profile(theta, layout, loads, library, costs_at, source, nic, error, ids), error
 
 
-def _held_out(loads: Loads, library: str, nic: float | None) -> FitError:
+def _held_out(loads: Loads, library: str, nic: float | None, folds: int) -> FitError:
     """Error at sizes that were not fitted; of the points fitted where there is one size only."""
     sizes, size_M = np.unique(np.round(np.log2(loads.rank_bytes_M), 3), return_inverse=True)
-    folds = min(_FOLDS, len(sizes))
+    folds = min(folds, len(sizes))
     if folds < 2:
         layout = _layout(loads, library, nic)
         fitted = _times(_solve(loads, layout, nic), layout, loads, nic)
-        return fit_error(fitted, loads.time_M, "of the points fitted: they are of one size")
+        return fit_error(fitted, loads.time_M, "of the points fitted")
     predicted_M = np.zeros(len(loads.time_M))
     for fold in range(folds):
         out_M = size_M % folds == fold

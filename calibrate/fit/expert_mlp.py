@@ -37,7 +37,7 @@ _MAIN: _Surfaces = (
 )
 _PAIRS: _Surfaces = ((("tokens", "d_ff"), (1.0, 1.0), 1.0), (("tokens", "groups"), (1.0, 1.0), 1.0))
 _ROOFS: _Surfaces = ((("weight_bytes", "flops"), (2.0, 1.0), 1.0),)
-CANDIDATES: tuple[_Surfaces, ...] = ((), _MAIN[:1], _MAIN, _MAIN + _PAIRS, _MAIN + _ROOFS, _MAIN + _PAIRS + _ROOFS)
+CANDIDATES: tuple[_Surfaces, ...] = ((), _MAIN[:1], _MAIN, _MAIN + _PAIRS, _MAIN + _PAIRS + _ROOFS)
 
 
 class Rates(NamedTuple):
@@ -55,7 +55,7 @@ class Rates(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertRows:
-    """Measurements of expert MLPs as balanced groups [M] with their times; `shape_M` numbers the distinct shapes."""
+    """Measurements of expert MLPs as balanced groups [M] with their times; `shape_M` numbers the models they are from."""
 
     groups: BalancedGroups
     time_M: Floats
@@ -92,8 +92,8 @@ def expert_rows(measurements: Sequence[Measurement]) -> ExpertRows:
         d_model.append(float(params["d_model"]))
         d_ff.append(float(params["d_ff"]))
         matrices.append(3 if params.get("gated", True) else 2)
-        whole_width = params["d_ff"] * params.get("tp", 1)  # slices of one model are one shape
-        shapes.append((params["d_model"], whole_width, params.get("experts", params["groups"]), params.get("top_k", 1)))
+        # Tensor-parallel slices of one model are one shape: what is held out is a model, not one of its slices.
+        shapes.append((params["d_model"], params.get("experts", params["groups"]), params.get("top_k", 1)))
     number_of = {shape: number for number, shape in enumerate(sorted(set(shapes)))}
     d_model_M, d_ff_M = np.array(d_model), np.array(d_ff)
     return ExpertRows(
@@ -135,7 +135,22 @@ def predicted(curve: ExpertCurve, rows: ExpertRows, rates: Rates) -> Floats:
 
 
 def _held_out(rows: ExpertRows, rates: Rates, candidate: _Surfaces, kernel: str, source: str) -> FitError:
-    """Error at shapes that were not fitted, five folds; where all rows are of few shapes, at token counts not fitted."""
+    """Error at models that were not fitted, five folds; where all rows are of few models, at token counts not fitted."""
+    predicted_M, what = held_out_times(rows, rates, candidate, kernel, source)
+    return fit_error(predicted_M, rows.time_M, f"held out: {what} not fitted, {_FOLDS} folds")
+
+
+def same_surfaces(curve: ExpertCurve) -> _Surfaces:
+    """The candidate a curve was fitted with."""
+    found = tuple(surface.against for surface in curve.surfaces)
+    matching = [c for c in CANDIDATES if set(found) <= {against for against, _, _ in c}]
+    return matching[0] if matching else CANDIDATES[-1]
+
+
+def held_out_times(
+    rows: ExpertRows, rates: Rates, candidate: _Surfaces, kernel: str, source: str
+) -> tuple[Floats, str]:
+    """Seconds of every row [M], predicted by a fit that did not see its model (or its token count), and which of the two."""
     by_shape = int(rows.shape_M.max()) + 1 >= _FOLDS
     _, size_M = np.unique(np.round(rows.groups.tokens_A, 6), return_inverse=True)
     fold_M = (rows.shape_M if by_shape else size_M) % _FOLDS
@@ -147,8 +162,7 @@ def _held_out(rows: ExpertRows, rates: Rates, candidate: _Surfaces, kernel: str,
             continue
         curve = _fitted(rows.part(~out_M), rates, candidate, kernel, source, None)
         predicted_M[out_M] = predicted(curve, rows.part(out_M), rates)
-    what = "shapes" if by_shape else "token counts"
-    return fit_error(predicted_M, rows.time_M, f"held out: {what} not fitted, {_FOLDS} folds")
+    return predicted_M, "models (width, experts, top-k)" if by_shape else "token counts"
 
 
 def _fitted(

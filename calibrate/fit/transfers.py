@@ -34,6 +34,8 @@ MACHINES = {
     "h800-sxm": ("deepseek-h800-mpft", "h800-sxm"),
     "b200-sxm": ("dgx-b200-superpod", "b200-sxm"),
     "gb200-nvl72": ("gb200-nvl72-superpod", "gb200-nvl72"),
+    "mi300x": ("amd-mi300x-rail", "mi300x"),
+    "mi355x": ("amd-mi355x-rail", "mi355x"),
 }
 # Algorithm of each library: what its messages are.
 ALGORITHMS = {

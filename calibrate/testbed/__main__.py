@@ -90,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank-rate", default="25 Mbit/s", help="of each rank's link, each direction")
     parser.add_argument("--uplink-rate", default="50 Mbit/s", help="of each node's uplink, each direction")
     parser.add_argument("--repeats", type=int, default=5, help="of each probe")
-    parser.add_argument(
-        "--passes", type=int, default=5, help="over all cases; a case's time is the median of its passes"
-    )
+    parser.add_argument("--passes", type=int, default=5, help="over all cases; a case's time is its fastest pass")
     parser.add_argument("--traces", type=Path, nargs="+", default=[], help="routing traces; default: the bundled one")
     parser.add_argument(
         "--out", type=Path, default=Path("results.json"), help="the comparison; other files go beside it"

@@ -17,7 +17,8 @@ TARGET_RANK_CORRELATION = 0.9
 class Agreement:
     """Relative errors over cases, and Spearman's rank correlation of placements by group (window and algorithm).
 
-    `repeat_spread`: median over cases of (slowest - fastest pass) / median, the noise that no prediction can beat.
+    `median_ape_of_medians`: the median error against medians of the passes in place of the fastest.
+    `repeat_spread`: median over cases of median pass / fastest pass - 1, what the machine adds by itself.
     """
 
     n: int
@@ -27,6 +28,7 @@ class Agreement:
     worst: float
     bias: float
     rank_correlations: dict[str, float]
+    median_ape_of_medians: float
     repeat_spread: float
 
     @property
@@ -47,6 +49,7 @@ class Agreement:
             "heldout": True,
             "rank_correlation": self.rank_correlation,
             "rank_correlations": self.rank_correlations,
+            "median_ape_of_medians": self.median_ape_of_medians,
             "repeat_spread": self.repeat_spread,
             "target_median_ape": TARGET_MEDIAN,
             "target_rank_correlation": TARGET_RANK_CORRELATION,
@@ -58,7 +61,8 @@ def compare(records: Sequence[CaseRecord], predicted_s: Sequence[float]) -> Agre
     measured = np.array([record.time_s for record in records])
     ratio = np.array(predicted_s) / measured
     errors = np.abs(ratio - 1.0)
-    spreads = [(max(record.repeats_s) - min(record.repeats_s)) / record.time_s for record in records]
+    middle = np.array([record.median_s for record in records])
+    spreads = [record.median_s / record.time_s - 1.0 for record in records]
     members: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         members.setdefault(record.group, []).append(index)
@@ -75,5 +79,6 @@ def compare(records: Sequence[CaseRecord], predicted_s: Sequence[float]) -> Agre
         worst=float(errors.max()),
         bias=float(np.median(ratio) - 1.0),
         rank_correlations=correlations,
+        median_ape_of_medians=float(np.median(np.abs(np.array(predicted_s) / middle - 1.0))),
         repeat_spread=float(np.median(spreads)),
     )

@@ -4,7 +4,9 @@
    and one per peer, from plain exchanges. At most 1448 of the 1514 bytes of a full frame are payload.
 2. kernels: by kernel and operation a fixed cost; by kernel a factor on both fractions, for the rows it gathers before and
    adds up after the network.
-3. experts: launch and rate of the CPU with all ranks at work at once.
+3. experts: launch and rate of the CPU, one rank at work.
+
+Fitted are the 10th percentiles of the repeats: what disturbs a run on a shared machine only makes it longer.
 """
 
 import dataclasses
@@ -94,7 +96,7 @@ def _fit_links(plain: Predictor, rows: Sequence[Measurement]) -> tuple[float, fl
     """Fractions reached of the uplinks' and the rank links' rates, beside a fixed cost and one per peer."""
     builder = dataclasses.replace(plain.builder("direct"), bytes_per_copy={"dispatch": 1, "combine": 1})
     counts = [_plain_counts(matrix_of(plain.wiring, dict(row.params))) for row in rows]
-    measured = np.array([row.time_s for row in rows])
+    measured = np.array([_undisturbed_s(row) for row in rows])
     peers = np.array([int((one.per_expert_DD > 0).sum(axis=1).max()) for one in counts])
 
     def residuals(guess: Floats) -> Floats:
@@ -113,7 +115,7 @@ def _fit_kernel(plain: Predictor, algorithm: str, rows: Sequence[Measurement]) -
     wiring = plain.wiring
     nominal = dataclasses.replace(builder, links=dataclasses.replace(builder.links, bandwidth=_nominal(builder)))
     counts = [_uniform_counts(wiring, row.params["tokens_per_rank"]) for row in rows]
-    measured = np.array([row.time_s for row in rows])
+    measured = np.array([_undisturbed_s(row) for row in rows])
     back = np.array([row.operation == "combine" for row in rows])
 
     def residuals(guess: Floats) -> Floats:
@@ -140,7 +142,7 @@ def _fit_compute(plain: Predictor, rows: Sequence[Measurement]) -> Compute:
     loads = [load_of(plain.wiring, dict(row.params))[0] for row in rows]
     weights = 2.0 * float(plain.model().expert_params)
     design = np.array([[1.0, float(load.sum()) * weights] for load in loads])
-    measured = np.array([row.time_s for row in rows])
+    measured = np.array([_undisturbed_s(row) for row in rows])
     (launch_s, s_per_flop), _ = nnls(design / measured[:, None], np.ones(len(rows)))
     if s_per_flop <= 0:
         raise ValueError("the expert probes take no longer with more tokens: too noisy to fit")
@@ -154,6 +156,10 @@ def _fit_compute(plain: Predictor, rows: Sequence[Measurement]) -> Compute:
             "flops_fraction": _figure(1.0 / float(s_per_flop) / rate, ids, error),
         }
     )
+
+
+def _undisturbed_s(row: Measurement) -> float:
+    return row.time_s if row.quantiles is None else row.quantiles["p10"]
 
 
 def _network_s(builder: CollectiveBuilder, counts: TrafficCounts, operation: str, nic: float, scale_up: float) -> float:

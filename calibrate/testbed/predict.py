@@ -3,6 +3,7 @@
 Only the layer itself is run: no attention, no router. Array letters: D rank, N node, P slot.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,8 +14,8 @@ from calibrate.testbed.cases import LayerShape
 from calibrate.testbed.topology import emulated
 from calibrate.testbed.wiring import Wiring
 from moesim.calibration import CalibrationProfile
-from moesim.collective.link_table import build_link_table
-from moesim.collective.schedule import CollectiveBuilder
+from moesim.collective.link_table import OPERATIONS, build_link_table
+from moesim.collective.schedule import Collective, CollectiveBuilder
 from moesim.compute import DeviceRates, expert_cost
 from moesim.model import MoEModel
 from moesim.network.fabric import FluidFabric
@@ -41,6 +42,28 @@ class PhaseEnds:
         return self.combine_s
 
 
+def with_own_sends(collective: Collective) -> Collective:
+    """The collective whose ranks go on when their own sends have ended too, as a call that returns both ways done.
+
+    moesim's ranks wait for receives only. The difference shows beside a hot rank: whoever still sends to it has not come
+    to its experts, and takes no bandwidth for its combine yet.
+    """
+    flows = collective.flows
+    index_F = np.arange(flows.num_flows)
+    groups = []
+    for rank in range(collective.num_ranks):
+        waited = collective.waits_groups[collective.waits_offsets[rank] : collective.waits_offsets[rank + 1]]
+        awaited_F = np.isin(collective.group_F, waited) | (flows.source_F == rank)
+        groups.append(index_F[awaited_F])
+    offsets = np.cumsum([0] + [len(group) for group in groups])
+    return dataclasses.replace(
+        collective,
+        group_F=index_F.astype(np.int32),
+        waits_offsets=offsets.astype(np.int64),
+        waits_groups=np.concatenate(groups).astype(np.int32),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictor:
     """moesim set up for one wiring, layer shape, routing size and profile."""
@@ -52,13 +75,15 @@ class Predictor:
     top_k: int
 
     def predict(self, traffic: PlacedTraffic, algorithm: str, device_of_slot_P: NDArray[np.int32]) -> PhaseEnds:
-        """One layer whose ranks start together; a rank goes on when its own receives are there."""
+        """One layer whose ranks start together; a rank goes on when its own messages, both ways, are through."""
         builder = self.builder(algorithm)
         experts_D = self.experts_s(traffic.load_P, device_of_slot_P)
         env = simpy.Environment()
         fabric = FluidFabric(env, builder.links.bandwidth)
-        dispatch = open_transfer(fabric, builder.build((traffic.counts,), "dispatch"))
-        combine = open_transfer(fabric, builder.build((traffic.counts,), "combine"))
+        dispatch, combine = (
+            open_transfer(fabric, with_own_sends(builder.build((traffic.counts,), operation)))
+            for operation in OPERATIONS
+        )
         ends = np.zeros((3, self.wiring.ranks))
         recorder = Recorder(0, 0.0)
 

@@ -1,5 +1,6 @@
 """Session: an emulated cluster at work: jobs go in one after the other, times of all ranks come out."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from calibrate.testbed.wiring import Wiring
 
 _LONGEST_JOB_S = 300.0
 _POLL_S = 0.02
+_PREFIX = "moesim-testbed-"  # then the process that owns the folder
 _ROOT = Path(__file__).resolve().parents[2]  # what `calibrate` is imported from
 
 
@@ -32,7 +34,8 @@ class Session:
         self._number = 0
 
     def __enter__(self) -> Self:
-        self._folder = Path(tempfile.mkdtemp(prefix="moesim-testbed-"))
+        remove_orphans()
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
         command = [sys.executable, "-c", _BOOT, str(_ROOT), str(self._folder), str(self.wiring.ranks)]
         self._cluster = EmulatedCluster(self.wiring, command, self._folder / "log")
         try:
@@ -95,6 +98,14 @@ class Session:
                 raise RuntimeError(f"no answer to a {header['kind']} job within {_LONGEST_JOB_S:g} s")
             time.sleep(_POLL_S)
         return [answers[rank] for rank in range(self.wiring.ranks)]
+
+
+def remove_orphans() -> None:
+    """Remove the folders of sessions whose program was killed; their processes and namespaces ended with it."""
+    for folder in sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*")):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 # The ranks find this package wherever they are started.

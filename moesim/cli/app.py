@@ -2,7 +2,7 @@
 
 import typer
 
-from moesim.cli import calibrate, compare, demo, model, simulate, topology, trace
+from moesim.cli import calibrate, compare, demo, model, plan, simulate, topology, trace, validate
 
 app = typer.Typer(
     name="moesim",
@@ -15,6 +15,8 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
+app.command("validate")(validate.validate)
+app.command("plan")(plan.plan)
 app.add_typer(trace.app, name="trace")
 app.add_typer(topology.app, name="topology")
 app.add_typer(model.app, name="model")

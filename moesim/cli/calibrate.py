@@ -75,3 +75,21 @@ def run(
         raise typer.Exit(status)
     if as_json:
         print_json({"measurements": len(read_measurements(out).measurements), "out": str(out)})
+
+
+@app.command()
+def fit(
+    measurements: Annotated[list[str], typer.Argument(metavar="M.jsonl...", help="JSON Lines files of measurements.")],
+    out: Annotated[Path, typer.Option(help="Profile to write.")],
+    hardware: Annotated[str | None, typer.Option(help="The catalogue's name of the accelerator.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the profile; that of the file when absent.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a profile to measurements, each curve with its held-out error and its range."""
+    from calibrate.fit import answer_lines, fit_files
+
+    answer = fit_files(measurements, str(out), hardware=hardware, name=name)
+    if as_json:
+        print_json(answer)
+    else:
+        sys.stdout.write("\n".join(answer_lines(answer)) + "\n")

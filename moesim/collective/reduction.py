@@ -73,14 +73,51 @@ def passes_over_ring(operation: Operation) -> int:
 
 
 def group_legs(
-    algorithm: str, operation: Operation, groups: Sequence[Group], node_of_device: NDArray[np.integer[Any]]
+    algorithm: str,
+    operation: Operation,
+    groups: Sequence[Group],
+    node_of_device: NDArray[np.integer[Any]],
+    coordinate_DA: NDArray[np.integer[Any]] | None = None,
 ) -> list[tuple[ReductionLeg, ...]]:
-    """The legs of every group; none for a group of one device. Raises UnknownName for an unknown algorithm."""
+    """The legs of every group; none for a group of one device. Raises UnknownName for an unknown algorithm.
+
+    With `coordinate_DA`, places on a torus, a ring over a group that is a whole grid is one ring for each line of it.
+    """
     make = reductions.get(algorithm)
-    return [
-        make(group.devices, group.num_bytes, operation, node_of_device) if len(group.devices) > 1 else ()
-        for group in groups
-    ]
+    parts: list[tuple[ReductionLeg, ...]] = []
+    for group in groups:
+        if len(group.devices) == 1:
+            parts.append(())
+        elif algorithm == "ring" and coordinate_DA is not None and _is_grid(coordinate_DA[group.devices]):
+            parts.append(axis_rings(group, operation, coordinate_DA))
+        else:
+            parts.append(make(group.devices, group.num_bytes, operation, node_of_device))
+    return parts
+
+
+def axis_rings(group: Group, operation: Operation, coordinate_DA: NDArray[np.integer[Any]]) -> tuple[ReductionLeg, ...]:
+    """Rings along every line of a grid of devices, both ways at once, each with its share of the bytes.
+
+    The bytes are cut into one part for each of the A axes and each way; part a goes along axis a first, then the next,
+    so that all links are busy: passes x (n - 1) / n x bytes / (2 A) on each (bucket algorithm: Jain and Sabharwal 2010,
+    "Optimal bucket algorithms for large MPI collectives on torus interconnects"; exact for axes of one length). Where an
+    axis does not wrap, the way back crosses the line again.
+    """
+    place_GA = coordinate_DA[group.devices]
+    lengths = [len(np.unique(axis)) for axis in place_GA.T]
+    axes = [axis for axis, length in enumerate(lengths) if length > 1]
+    grid = group.devices[np.lexsort(place_GA.T[::-1])].reshape(lengths)  # last axis fastest
+    source_F = np.concatenate([grid.ravel()] * (2 * len(axes)))
+    target_F = np.concatenate([np.roll(grid, step, axis).ravel() for axis in axes for step in (-1, 1)])
+    size, passes = len(group.devices), passes_over_ring(operation)
+    each = passes * (size - 1) / size * group.num_bytes / (2 * len(axes))
+    rounds = passes * sum(length - 1 for length in lengths)
+    return (ReductionLeg(source_F, target_F, np.full(len(source_F), each), rounds, in_turn=True),)
+
+
+def _is_grid(place_GA: NDArray[np.integer[Any]]) -> bool:
+    """Whether a group's places are all crossings of some values on each axis."""
+    return len(place_GA) == int(np.prod([len(np.unique(axis)) for axis in place_GA.T]))
 
 
 def leg_flows(legs: Sequence[ReductionLeg], paths_of: PathsOf, latency_s: NDArray[np.float64]) -> Flows:
@@ -122,6 +159,7 @@ def time_reduction(
     paths_of: PathsOf,
     bandwidth: NDArray[np.float64],
     latency_s: NDArray[np.float64],
+    coordinate_DA: NDArray[np.integer[Any]] | None = None,
     fidelity: str = "bound",
     tolerance: float = 0.0,
 ) -> ReductionTime:
@@ -130,7 +168,7 @@ def time_reduction(
     Raises UnknownName for an unknown algorithm.
     """
     total_s, link_bytes = 0.0, np.zeros(len(bandwidth))
-    for legs in side_by_side(group_legs(algorithm, operation, groups, node_of_device)):
+    for legs in side_by_side(group_legs(algorithm, operation, groups, node_of_device, coordinate_DA)):
         flows = leg_flows(legs, paths_of, latency_s)
         total_s += time_flows(flows, bandwidth, fidelity, tolerance)
         link_bytes += link_load(flows.paths, flows.bytes_F, len(bandwidth))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.cluster import Cluster
+from moesim.cluster import Cluster, TorusLayout
 from moesim.collective.link_table import LinkTable
 from moesim.collective.reduction import (
     Group,
@@ -46,7 +46,8 @@ def reduction_time(
     """Seconds, and bytes by link, of one reduction that all `groups` of devices run at once, with the links to themselves.
 
     `num_bytes`: what each device holds before (all-reduce, reduce-scatter) or after (all-gather). `algorithm`: ring, tree
-    or two_hop. Raises UnknownName for another, InputError for a device that is twice in a group.
+    or two_hop; on a torus a ring goes along every axis of a group that is a grid (`axis_rings`). Raises UnknownName for
+    another, InputError for a device that is twice in a group.
     """
     return time_reduction(
         algorithm,
@@ -56,6 +57,7 @@ def reduction_time(
         paths_of=device_paths(cluster, path_policy, detours),
         bandwidth=links.bandwidth,
         latency_s=links.latency_s,
+        coordinate_DA=_coordinates(cluster),
         fidelity=fidelity,
         tolerance=tolerance,
     )
@@ -76,7 +78,7 @@ def reduction_collectives(
     A device's flows start when it arrives; it goes on when all flows of its group have ended. Devices in no group neither
     send nor wait. Flows of different groups do not wait for each other: no barrier between groups, unlike `reduction_time`.
     """
-    parts = group_legs(algorithm, operation, groups, cluster.node_of_device_D)
+    parts = group_legs(algorithm, operation, groups, cluster.node_of_device_D, _coordinates(cluster))
     paths_of = device_paths(cluster, path_policy, detours)
     collectives = []
     for place, legs in enumerate(side_by_side(parts)):
@@ -131,6 +133,12 @@ def device_paths(cluster: Cluster, path_policy: str | None, detours: Detours | N
         return paths if detours is None else detours.around(paths, source_F, target_F)
 
     return paths_of
+
+
+def _coordinates(cluster: Cluster) -> NDArray[np.int32] | None:
+    """Places of the devices on a torus of one slice; None elsewhere."""
+    layout = cluster.layout
+    return layout.coordinate_DA if isinstance(layout, TorusLayout) and layout.num_slices == 1 else None
 
 
 def _waits_for_own_group(members: list[Ints], num_devices: int) -> tuple[NDArray[np.int64], NDArray[np.int32]]:

@@ -35,7 +35,7 @@ def coarsen(graph: Hypergraph, slots_N: NDArray[np.int64], most_vertices: int = 
     size = 1
     while size * most_vertices < graph.num_experts:
         size *= 2
-    while size > 1 and int((slots_N // size).sum()) * size < graph.num_experts + size:
+    while size > 1 and int((slots_N // size).sum()) < -(-graph.num_experts // size):
         size //= 2
     vertex_E = np.arange(graph.num_experts, dtype=np.int64)
     merged, weight = graph, 1

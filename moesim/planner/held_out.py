@@ -17,6 +17,7 @@ from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem, TokenSketch
 from moesim.planner.sketch import join_sketches, select_windows, shuffled_sources
 
+FEW_WINDOWS = 8
 MOST_LAYERS = 4  # judged in the trial, evenly spaced
 Search = Callable[[PlacementProblem, TokenSketch, int], ExpertPlacement]
 Published = Callable[[PlacementProblem, int], Sequence[ExpertPlacement]]
@@ -29,8 +30,12 @@ def as_recorded(sketch: TokenSketch, num_ranks: int) -> TokenSketch:
 
 
 def half_shuffled(sketch: TokenSketch, num_ranks: int) -> TokenSketch:
-    """The windows as they are and with their ranks dealt anew, half and half."""
-    return join_sketches([sketch, shuffled_sources(sketch, num_ranks, 0)], [1.0, 1.0])
+    """Half of the windows as they are, half with their ranks dealt anew; of few windows each both ways."""
+    shuffled = shuffled_sources(sketch, num_ranks, 0)
+    if sketch.num_windows < FEW_WINDOWS:
+        return join_sketches([sketch, shuffled], [1.0, 1.0])
+    windows = range(sketch.num_windows)
+    return join_sketches([select_windows(sketch, windows[::2]), select_windows(shuffled, windows[1::2])], [1.0, 1.0])
 
 
 VARIANTS: tuple[Variant, ...] = (as_recorded, half_shuffled)

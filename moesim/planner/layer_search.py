@@ -14,7 +14,7 @@ from moesim.planner.local_search import improve
 from moesim.planner.neighbourhood import improve_neighbourhoods
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem, TokenSketch
-from moesim.planner.search_state import SearchState, layer_tokens, slots_filled, source_split, start_state, value
+from moesim.planner.search_state import SearchState, layer_tokens, slots_filled, source_split, start_state
 from moesim.planner.source_tables import nearest_sources
 
 _TRIAL = 0.12  # of the work goes into each start, before the best one gets the rest
@@ -50,20 +50,11 @@ def search_layer(
     return _placed(problem, state)
 
 
-def start_value(
-    problem: PlacementProblem, costs: CostTables, sketch: TokenSketch, layer: int, start: NDArray[np.bool_]
-) -> float:
-    """What the search starts from: `value` of the copies [E, D] with nearest sources."""
-    tokens = layer_tokens(sketch, layer, problem.load_LE[layer])
-    table_ED = nearest_sources(start, problem.devices_per_node)
-    return float(value(tokens, start_state(costs, tokens, start, problem.slots_of_devices, table_ED)))
-
-
 def _seed(problem: PlacementProblem, layer: int, number: int) -> int:
     return (problem.seed * 1_000_003 + layer * 64 + number) % (1 << 31)
 
 
 def _placed(problem: PlacementProblem, state: SearchState) -> ExpertPlacement:
-    placement = problem.placement(slots_filled(state))
+    placement = problem.placement(slots_filled(state.holds_ED, problem.slots_of_devices))
     split_DP = source_split(state, placement.expert_of_slot_P, placement.device_of_slot_P)
     return dataclasses.replace(placement, split_NP=split_DP)

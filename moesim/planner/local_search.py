@@ -26,7 +26,10 @@ _FLOOR = 1e-9  # relative gain below which a move is not worth keeping
 
 @njit(cache=True, nogil=True)
 def improve(costs, tokens, state, work, seed):  # type: ignore[no-untyped-def]  # types are numba's
-    """Search until so much `work` is spent (units of some 10 ns; see set_table); returns the value reached. The state changes in place."""
+    """Search until so much `work` (units of some 10 ns, see set_table) is spent; returns the value reached.
+
+    The state changes in place.
+    """
     num_devices = state.fill_D.size
     random = np.array([np.uint64(seed) * np.uint64(2654435769) + np.uint64(88172645463325252)], dtype=np.uint64)
     best = value(tokens, state)

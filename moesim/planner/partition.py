@@ -147,9 +147,9 @@ def _refine(node_E, offsets_M1, pins_I, weight_M, load_E, edges_E1, edges_I, cap
                 if node == here:
                     continue
                 relief = max(load_N[here] - cap_N[here], 0)
-                if count_N[node] < slots_N[node] and load_N[node] + load_E[expert] <= cap_N[node]:
-                    if gain_EN[expert, node] + relief > best:
-                        best, partner, best_node = gain_EN[expert, node] + relief, -1, node
+                has_room = count_N[node] < slots_N[node] and load_N[node] + load_E[expert] <= cap_N[node]
+                if has_room and gain_EN[expert, node] + relief > best:
+                    best, partner, best_node = gain_EN[expert, node] + relief, -1, node
             for other in range(num_experts):
                 node = node_E[other]
                 if node == here:

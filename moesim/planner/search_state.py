@@ -126,14 +126,17 @@ def source_split(state: SearchState, placement_experts_P: NDArray[np.int32], dev
     return used_DP.astype(np.float64)
 
 
-def slots_filled(state: SearchState) -> NDArray[np.int32]:
-    """The expert of each slot, device by device; slots left free get idle copies of the experts with fewest copies."""
-    rows, copies_E = [], state.copies_E.copy()
-    for device in range(state.fill_D.size):
-        held = np.flatnonzero(state.holds_ED[:, device])
-        free = int(state.slots_D[device]) - held.size
-        spare = np.lexsort((np.arange(copies_E.size), copies_E, state.holds_ED[:, device]))[:free]
-        copies_E[spare] += 1
+def slots_filled(holds_ED: NDArray[np.bool_], slots_D: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The expert of each slot, device by device; slots left free get copies of the experts with fewest.
+
+    A device repeats an expert only when it has more slots than there are experts.
+    """
+    rows, copies_E = [], holds_ED.sum(axis=1)
+    for device, slots in enumerate(slots_D):
+        held = np.flatnonzero(holds_ED[:, device])
+        fewest = np.lexsort((np.arange(copies_E.size), copies_E, holds_ED[:, device]))
+        spare = np.resize(fewest, max(int(slots) - held.size, 0))
+        np.add.at(copies_E, spare, 1)
         rows.append(np.concatenate([held, spare]))
     return np.concatenate(rows).astype(np.int32)
 
@@ -164,6 +167,7 @@ def power(x):  # type: ignore[no-untyped-def]  # types are numba's
 
 @njit(cache=True, nogil=True)
 def root(x):  # type: ignore[no-untyped-def]
+    """The POWER-th root, of what rounding may have left below zero too."""
     return max(x, 0.0) ** (1.0 / POWER)
 
 

@@ -1,4 +1,7 @@
-"""The door to OR-Tools: a linear program as arrays, solved by GLOP, and solver statuses as words a person knows."""
+"""The door to OR-Tools: programs as arrays, solved by GLOP or CP-SAT, and solver statuses as words a person knows.
+
+Array letters: V variable, B row, E expert, D device.
+"""
 
 from dataclasses import dataclass
 
@@ -50,3 +53,74 @@ def solve_linear(
         np.array([variable.solution_value() for variable in variables]),
         -np.array([constraint.dual_value() for constraint in constraints]),
     )
+
+
+WORK_S = 10.0  # deterministic seconds of CP-SAT for one layer at work limit 1
+
+
+@dataclass(frozen=True, slots=True)
+class CpAnswer:
+    """Copies and tokens of each expert on each device; status optimal, feasible or out of time (then the hint's copies)."""
+
+    status: str
+    held_ED: NDArray[np.bool_]
+    tokens_ED: NDArray[np.int64]
+
+
+def solve_least_loaded(
+    load_E: NDArray[np.int64],
+    slots_D: NDArray[np.int64],
+    speed_D: NDArray[np.int64],
+    hint_ED: NDArray[np.bool_],
+    bound: float,
+    work_limit: float,
+    seed: int,
+) -> CpAnswer:
+    """The program of moesim.planner.strategies.exact: least T with tokens on device d <= T x speed[d]; `bound` <= T.
+
+    `hint_ED` are the copies of a good answer, split evenly.
+    """
+    from ortools.sat.python import cp_model  # late, as above
+
+    model = cp_model.CpModel()
+    cells = [(e, d) for e in range(load_E.size) for d in range(slots_D.size)]
+    y = {cell: model.new_bool_var("") for cell in cells}
+    x = {(e, d): model.new_int_var(0, int(load_E[e]), "") for e, d in cells}
+    most = int(load_E.sum()) // max(int(speed_D.min()), 1) + 1
+    scale = 1000  # T in thousandths of a token over speed
+    t = model.new_int_var(int(np.floor(bound * scale)), most * scale, "")
+    for e in range(load_E.size):
+        model.add_bool_or([y[e, d] for d in range(slots_D.size)])
+        model.add(sum(x[e, d] for d in range(slots_D.size)) == int(load_E[e]))
+        for d in range(slots_D.size):
+            model.add(x[e, d] <= int(load_E[e]) * y[e, d])
+    for d in range(slots_D.size):
+        model.add(sum(y[e, d] for e in range(load_E.size)) <= int(slots_D[d]))
+        model.add(scale * sum(x[e, d] for e in range(load_E.size)) <= int(speed_D[d]) * t)
+    model.minimize(t)
+    hinted_ED = _even_tokens(load_E, hint_ED)
+    for cell in cells:
+        model.add_hint(y[cell], int(hint_ED[cell]))
+        model.add_hint(x[cell], int(hinted_ED[cell]))
+    model.add_hint(t, min(int(np.ceil(scale * (hinted_ED.sum(axis=0) / speed_D).max())), most * scale))
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = seed % (1 << 31)
+    solver.parameters.symmetry_level = 0
+    solver.parameters.max_deterministic_time = WORK_S * work_limit
+    status = solver.solve(model)
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return CpAnswer("out of time", hint_ED, hinted_ED)
+    held_ED, tokens_ED = np.zeros_like(hint_ED), np.zeros(hint_ED.shape, dtype=np.int64)
+    for cell in cells:
+        held_ED[cell], tokens_ED[cell] = bool(solver.value(y[cell])), solver.value(x[cell])
+    return CpAnswer("optimal" if status == cp_model.OPTIMAL else "feasible", held_ED, tokens_ED)
+
+
+def _even_tokens(load_E: NDArray[np.int64], held_ED: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Whole tokens on each copy, equal up to one."""
+    copies_E = np.maximum(held_ED.sum(axis=1), 1)
+    rank_ED = np.cumsum(held_ED, axis=1) - 1
+    each_ED = load_E[:, None] // copies_E[:, None] + (rank_ED < (load_E % copies_E)[:, None])
+    tokens_ED: NDArray[np.int64] = np.where(held_ED, each_ED, 0)
+    return tokens_ED

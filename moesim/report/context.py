@@ -68,6 +68,14 @@ def limits_tokens(result: SimulationResult) -> bool:
     return policy != "dropless" or any(layer.drop_rate or layer.padding_rate for layer in result.layers)
 
 
+def dead_devices(result: SimulationResult) -> list[int]:
+    """Devices that are down from the start of every step, by the scenario in the result's provenance; ascending."""
+    scenario = result.provenance.get("scenario")
+    faults = scenario.get("faults") if isinstance(scenario, Mapping) else None
+    found = [fault for fault in faults or () if isinstance(fault, Mapping) and fault.get("kind") == "device_down"]
+    return sorted({int(fault["device"]) for fault in found if not fault.get("at")})
+
+
 def flatten(value: Any, prefix: str = "", depth: int = 6) -> list[tuple[str, str]]:
     """Nested plain data as (dotted key, text) rows; lists of plain values stay on one row."""
     if isinstance(value, Mapping) and value and depth:
@@ -110,7 +118,7 @@ def _num_devices(comparison: Comparison) -> int | None:
     for result in comparison.results.values():
         world = result.provenance.get("parallel", {}).get("world") if result.training is not None else None
         if world is not None:
-            return int(world)  # the tables of a training step hold one replica of a stage
+            return int(world)  # the tables of a training step hold a stage of one pipeline
         if result.tables is not None:
             return int(result.tables.node_of_device_D.size)
     return None

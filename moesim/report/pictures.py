@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from moesim.report.context import limits_tokens
+from moesim.report.context import dead_devices, limits_tokens
 from moesim.report.figure import svg
 from moesim.report.link_grid import link_use
 from moesim.report.plots import capacity as capacity_plot
@@ -168,13 +168,17 @@ def _rank_words(result: SimulationResult, place: tuple[int, int]) -> str:
 def _loads(runs: Captioned) -> Section | None:
     if not any(result.tables is not None and result.tables.load_LD.any() for _, result in runs):
         return None
-    top = max(device_load.highest_load(result.tables) for _, result in runs if result.tables is not None)
+    top = max(device_load.highest_load(result) for _, result in runs)
     reading = (
         "Tokens that each device's experts compute, over the mean of the layer (1x, white). A step waits for its "
-        f"fullest device, so dark red is time lost.{_same_scale(runs)}"
+        f"fullest device, so dark red is time lost.{_dead_words(runs)}{_same_scale(runs)}"
     )
     pictures = _each("load", runs, lambda result: device_load.draw(result, top))
     return Section("load", "Load of the devices", reading, pictures)
+
+
+def _dead_words(runs: Captioned) -> str:
+    return " Blank columns are devices that are down." if any(dead_devices(result) for _, result in runs) else ""
 
 
 def _links(runs: Captioned) -> Section | None:

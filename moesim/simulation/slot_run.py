@@ -1,7 +1,7 @@
 """SlotRun: what one stage does in one slot of a pipeline schedule, on a clock: its ranks go through one pass or a pair.
 
 Passes of a pair share each rank's compute stream, first come first served, and their transfers run beside each other.
-Array letters: D rank of one replica of a stage, L MoE ordinal, J link.
+Array letters: D rank of a stage of one pipeline, L MoE ordinal, J link.
 """
 
 from collections import defaultdict

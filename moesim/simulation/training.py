@@ -1,6 +1,6 @@
 """One training step on the clock: every stage's passes timed by its ranks, then the pipeline over those times.
 
-Replicas that are the same but for names are run once. Array letters: R replica, S stage, L MoE ordinal, D rank.
+Pipelines that are the same but for names are run once. Array letters: R pipeline, S stage, L MoE ordinal, D rank.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ SlotKey = tuple[tuple[Kind, int, int], ...]  # kind, part and routing of each pa
 class TrainingStep:
     """A training step but for the clock: its schedule, parts, and what every stage's ranks are.
 
-    `parts` are model layer indices; `plan_of(replica, stage)` the ranks; entries of `class_RS` that are equal have equal
+    `parts` are model layer indices; `plan_of(pipeline, stage)` the ranks; entries of `class_RS` that are equal have equal
     times. Micro-batch b is routed as `routings[b % len(routings)]`. `send_s` [stage, stage] seconds of one
     micro-batch's activations, `after_s` [stage, 2] of the gradient reduction and the optimizer. `partner_S` is the stage
     that holds the same weights, itself where none does.
@@ -56,9 +56,9 @@ class LayerSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRun:
-    """What the clock found: the pipeline of the replica that ends last, its slots, and when each stage is done.
+    """What the clock found: the pipeline that ends last, its slots, and when each stage is done.
 
-    `ready_S`: when a stage's last gradients are there, in all replicas and on its partner; `seen_L` by MoE ordinal and
+    `ready_S`: when a stage's last gradients are there, in all pipelines and on its partner; `seen_L` by MoE ordinal and
     routing.
     """
 
@@ -100,14 +100,14 @@ class _Timer:
         """What the time of a slot depends on beside its ranks."""
         return tuple((item.kind, item.part, item.micro_batch % len(self.step.routings)) for item in slot)
 
-    def run_stage(self, replica: int, stage: int) -> None:
+    def run_stage(self, pipeline: int, stage: int) -> None:
         """Time every slot of a stage that is not known yet."""
-        which = int(self.step.class_RS[replica, stage])
+        which = int(self.step.class_RS[pipeline, stage])
         wanted = dict.fromkeys(self.key(slot) for slot in self.step.order[stage])
         wanted = {key: None for key in wanted if (which, key) not in self.times}
         if not wanted:
             return
-        plan = self.step.plan_of(replica, stage)
+        plan = self.step.plan_of(pipeline, stage)
         work_of: dict[tuple[int, int], list[PartWork]] = {}
         for key in wanted:
             passes = []
@@ -156,11 +156,11 @@ def run_training(
     """Run the step from time 0; `on_stage` is told how many stages have been timed."""
     timer = _Timer(step, fidelity, tolerance)
     rows = dict.fromkeys(tuple(row) for row in step.class_RS.tolist())
-    replica_of_row = {row: step.class_RS.tolist().index(list(row)) for row in rows}
+    pipeline_of_row = {row: step.class_RS.tolist().index(list(row)) for row in rows}
     done, pipelines = 0, []
-    for row, replica in replica_of_row.items():
+    for row, pipeline in pipeline_of_row.items():
         for stage in range(len(step.order)):
-            timer.run_stage(replica, stage)
+            timer.run_stage(pipeline, stage)
             done += 1
             if on_stage is not None:
                 on_stage(done)
@@ -172,7 +172,7 @@ def run_training(
     last = max(range(len(pipelines)), key=lambda place: pipelines[place].time_s)
     ready_S = np.max([pipeline.end_of_stage_s() for pipeline in pipelines], axis=0)
     ready_S = np.maximum(ready_S, ready_S[list(step.partner_S)])
-    row = list(replica_of_row)[last]
+    row = list(pipeline_of_row)[last]
     slots_S = tuple(
         tuple(timer.times[row[stage], timer.key(slot)] for slot in slots) for stage, slots in enumerate(step.order)
     )

@@ -1,6 +1,6 @@
 """From one training step on the clock to a SimulationResult: phases of stages, rows of layers, spans of the pipeline.
 
-Array letters: S stage, L MoE ordinal, D rank of one replica, J link.
+Array letters: S stage, L MoE ordinal, D rank of one pipeline, J link.
 """
 
 from collections import defaultdict
@@ -48,7 +48,7 @@ class Fixed:
     micro_batches: int
     zero: int
     recompute: str
-    num_replicas: int
+    num_pipelines: int
     world: int
     fidelity: Literal["bound", "fluid"]
     tolerance: float
@@ -59,10 +59,10 @@ class Fixed:
 
 
 def training_result(run: TrainingRun, plan: WorkPlan, fixed: Fixed) -> SimulationResult:
-    """The step as a result; `plan` is that of the first replica of the first stage."""
+    """The step as a result; `plan` is that of the first pipeline's first stage."""
     routings = run.step.routings
     sent = [len(routings[batch % len(routings)].rank_T) for batch in range(fixed.micro_batches)]
-    tokens = sum(sent) * fixed.num_replicas
+    tokens = sum(sent) * fixed.num_pipelines
     layers = _layers(run, plan)
     phases_s = sum(layer.attention_s + layer.dispatch_s + layer.experts_s + layer.combine_s for layer in layers)
     seen = [seen for by_routing in run.seen_L.values() for seen in by_routing.values()]
@@ -191,7 +191,7 @@ def _charges(run: TrainingRun) -> Charges:
 
 
 def _tables(run: TrainingRun, plan: WorkPlan) -> Tables:
-    """Tables of one replica: ranks by their place in it; bytes of its dispatches and combines on all stages.
+    """Tables of one pipeline: ranks by their place in it; bytes of its dispatches and combines on all stages.
 
     `spans` are those of the first micro-batch's forward pass, at its time on every stage.
     """
@@ -217,7 +217,7 @@ def _tables(run: TrainingRun, plan: WorkPlan) -> Tables:
 
 
 def _first_forward(run: TrainingRun) -> Spans:
-    """Spans of all ranks of one replica in the forward pass of micro-batch 0, part after part."""
+    """Spans of all ranks of one pipeline in the forward pass of micro-batch 0, part after part."""
     parts: list[Spans] = []
     for stage, slots in enumerate(run.step.order):
         mine = np.flatnonzero(run.pipeline.stage == stage).tolist()

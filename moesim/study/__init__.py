@@ -1,7 +1,7 @@
 """Study: plan, simulate, compare; the only package that knows both the planner and the simulation."""
 
 from moesim.study.comparing import compare
-from moesim.study.planning import plan
+from moesim.study.planning import plan, timed_plan
 from moesim.study.simulating import simulate
 
-__all__ = ["compare", "plan", "simulate"]
+__all__ = ["compare", "plan", "simulate", "timed_plan"]

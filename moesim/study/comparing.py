@@ -13,7 +13,15 @@ from moesim.scenario import Scenario
 from moesim.setting import load_setting
 from moesim.step_bound import balanced_phases
 from moesim.step_work import StepWork, WorkPlan
-from moesim.study.placing import BASELINE, Window, compile_strategy, place_experts, placement_notes, policy_of
+from moesim.study.placing import (
+    BASELINE,
+    Window,
+    compile_strategy,
+    place_experts,
+    placement_notes,
+    policy_of,
+    problem_for,
+)
 from moesim.study.simulating import OnProgress, replayed
 from moesim.study.work_plan import make_work_plan
 
@@ -40,7 +48,7 @@ def compare(
     for name in asked:
         replica_policy(name)  # refuses an unknown name before anything runs
     dealt = list(setting.steps())
-    load_LE = setting.loads(window)
+    problem = problem_for(asked, setting, window)
     rows: dict[str, ComparedRun] = {}
     results: dict[str, SimulationResult] = {}
     work_of: dict[str, WorkPlan] = {}
@@ -48,7 +56,7 @@ def compare(
         compile_strategy(name)
         began = time.perf_counter()
         try:
-            answer = place_experts(setting, name, load_LE)
+            answer = place_experts(setting, name, problem)
         except Declined as error:
             rows[name] = ComparedRun(strategy=name, declined=str(error))
             continue

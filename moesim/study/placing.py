@@ -1,17 +1,19 @@
 """Placing: the experts of every MoE layer in slots, by strategy or from a plan file.
 
-Array letters: L MoE ordinal, E expert.
+Array letters: E expert, D device.
 """
 
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from moesim.errors import Declined, InputError
 from moesim.plan_file import Plan, load_plan
-from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_policy
+from moesim.planner import PlacementAnswer, PlacementProblem, place, reads_tokens, replica_policy
 from moesim.setting import Setting
 from moesim.step_work import WorkPlan
+from moesim.study.posing import pose
 from moesim.study.work_plan import make_work_plan
 
 Window = tuple[int, int]
@@ -27,7 +29,7 @@ def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tupl
         policy = setting.scenario.dispatch.replica or stored.replica_policy
         return stored.strategy, make_work_plan(setting, stored.placements, policy), stored.notes
     name = section.strategy or BASELINE
-    answer = place_experts(setting, name, setting.loads(window))
+    answer = place_experts(setting, name, problem_for([name], setting, window))
     return (
         name,
         make_work_plan(setting, answer.placements, policy_of(setting, name)),
@@ -35,17 +37,31 @@ def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tupl
     )
 
 
-def place_experts(setting: Setting, strategy: str, load_LE: np.ndarray) -> PlacementAnswer:
+def problem_for(strategies: Sequence[str], setting: Setting, window: Window | None) -> PlacementProblem:
+    """The problem of a window, with tokens and costs where one of the strategies reads them."""
+    return pose(setting, list(setting.steps(window)), tokens=any(reads_tokens(name) for name in strategies))
+
+
+def place_experts(setting: Setting, strategy: str, problem: PlacementProblem) -> PlacementAnswer:
     """One strategy's placements of all layers; raises Declined where it does not fit the problem."""
-    problem = PlacementProblem(
-        load_LE=load_LE,
-        num_devices=setting.dims.ep,
-        devices_per_node=min(max(setting.cluster.devices_per_node // setting.dims.etp, 1), setting.dims.ep),
-        num_slots=setting.num_slots,
-        num_groups=setting.scenario.placement.groups or setting.model.num_groups,
-        seed=setting.scenario.seed,
-    )
-    return place(strategy, problem)
+    answer = place(strategy, problem)
+    if problem.survive:
+        _check_survival(strategy, problem, answer)
+    return answer
+
+
+def _check_survival(strategy: str, problem: PlacementProblem, answer: PlacementAnswer) -> None:
+    """Decline an answer that keeps an expert in too few failure domains: nodes, or devices where there is one node."""
+    domain_D = problem.node_of_devices if problem.num_nodes > 1 else np.arange(problem.num_devices)
+    for layer, placement in enumerate(answer.placements):
+        expert_domain = placement.expert_of_slot_P.astype(np.int64) * problem.num_devices
+        pairs = np.unique(expert_domain + domain_D[placement.device_of_slot_P])
+        domains_E = np.bincount(pairs // problem.num_devices, minlength=problem.num_experts)
+        if domains_E.min() <= problem.survive:
+            raise Declined(
+                f"{strategy} keeps expert {int(domains_E.argmin())} of MoE ordinal {layer} in {domains_E.min()} failure "
+                f"domains; survive={problem.survive} needs {problem.survive + 1}"
+            )
 
 
 def compile_strategy(strategy: str) -> None:

@@ -10,6 +10,7 @@ from moesim.errors import NoFeasiblePlan
 from moesim.memory import slot_bytes
 from moesim.placement import ExpertPlacement, slots_per_device
 from moesim.planner import PlacementProblem
+from moesim.planner.entries import copy_entries
 from moesim.planner.objective_tables import CostTables, cost_tables
 from moesim.planner.problem import TokenSketch
 from moesim.planner.sketch import make_sketch
@@ -56,8 +57,12 @@ def layer_costs(setting: Setting, work: WorkPlan, steps: list[DealtStep]) -> Cos
         return None
     tokens_S = np.mean([np.bincount(step.rank_T, minlength=work.num_devices) for step in steps], axis=0)
     middle = StepWork(plan=work, dealt=steps[len(steps) // 2])
-    attention = sum(float(cost.time_s.mean()) for cost in (middle.attention(0), middle.router()))
-    return cost_tables(work, tokens_S, attention)
+    return cost_tables(work, tokens_S, float(attention_cost(middle, setting.model.moe_layer_indices[0]).mean()))
+
+
+def attention_cost(work: StepWork, index: int) -> NDArray[np.float64]:
+    """Seconds of attention and router of MoE layer `index` on every rank [S]."""
+    return (work.projections(index) + work.scores(index) + work.router()).time_s
 
 
 def _token_costs(
@@ -71,8 +76,8 @@ def _token_costs(
 
 def _baseline(setting: Setting) -> tuple[ExpertPlacement, ...]:
     """Experts in order in the slots asked: what memory and costs are asked of before anything is placed."""
-    experts_P = np.arange(setting.num_slots) % setting.model.num_experts
-    placement = ExpertPlacement(experts_P, setting.model.num_experts, setting.dims.ep)
+    experts_P = copy_entries(setting.num_slots, setting.model.num_experts)
+    placement = ExpertPlacement(experts_P.astype(np.int32), setting.model.num_experts, setting.dims.ep)
     return (placement,) * setting.model.num_moe_layers
 
 
@@ -90,7 +95,7 @@ def _slots_that_fit(setting: Setting, work: WorkPlan, steps: list[DealtStep]) ->
     beside = max(sum(part.values()) - part["expert_weights"] for part in parts)
     memory = np.array([device.memory_bytes for device in work.builder.devices]).reshape(-1, size).min(axis=0)
     room_D = np.maximum((memory - beside) // each, 0).astype(np.int64)
-    slots_D = slots_per_device(setting.num_slots, size)
+    slots_D: NDArray[np.int64] = slots_per_device(setting.num_slots, size)
     if (slots_D <= room_D).all():
         return None
     if room_D.sum() < setting.num_slots:

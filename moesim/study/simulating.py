@@ -101,4 +101,6 @@ def _assumptions(setting: Setting, work: WorkPlan) -> tuple[str, ...]:
     )
     if not work.capacity.is_dropless:
         sentences.append(work.capacity.sentence(has_weights=setting.workload.has_weights))
+    elif work.capacity.factor is not None:
+        sentences.append(f"capacity.factor {work.capacity.factor:g} is not used: policy dropless accepts every token")
     return tuple(sentences) + setting.workload.assumptions

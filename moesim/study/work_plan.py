@@ -39,7 +39,7 @@ def _algorithm(setting: Setting) -> str:
 def make_work_plan(
     setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str, ranks: Ranks | None = None
 ) -> WorkPlan:
-    """What all steps share; `ranks`: the devices of one replica of a training stage, by default of the first."""
+    """What all steps share; `ranks`: the devices of a training stage in one pipeline, by default of the first."""
     scenario, (start, *later) = setting.scenario, setting.healths
     if ranks is None and setting.training:
         ranks = setting.dims.stage_ranks(0, 0)

@@ -36,6 +36,15 @@ def draw_by_weight(weight_LE: NDArray[np.float64], num_tokens: int, top_k: int, 
     return experts_LTK
 
 
+def draw_layer_by_weight(
+    weight_E: NDArray[np.float64], num_tokens: int, top_k: int, seed: int, layer: int
+) -> NDArray[np.int32]:
+    """[T, K]: layer `layer` of `draw_by_weight` alone."""
+    experts_TK = np.empty((num_tokens, top_k), np.int32)
+    _by_weight(weight_E, experts_TK, _layer_key(seed, layer))
+    return experts_TK
+
+
 def _each_layer(draw: Callable[[int], None], num_layers: int) -> None:
     with ThreadPoolExecutor(get_num_threads()) as threads:  # the kernels hold no interpreter lock
         list(threads.map(draw, range(num_layers)))
@@ -95,7 +104,12 @@ def _by_weight(weight_E, experts_TK, state):  # type: ignore[no-untyped-def]  # 
     num_experts = len(weight_E)
     summed_E = np.cumsum(weight_E)
     # Where to start looking for a point of the summed weights: a few steps to go, however many experts there are.
-    start_E = np.searchsorted(summed_E, np.arange(num_experts) * (summed_E[-1] / num_experts), side="right")
+    start_E = np.empty(num_experts, np.int64)  # by one sweep: searching 64M points one by one takes half a minute
+    first = 0
+    for at in range(num_experts):
+        while first < num_experts and summed_E[first] <= at * (summed_E[-1] / num_experts):
+            first += 1
+        start_E[at] = first
     drawn_by_E = np.full(num_experts, -1, np.int64)
     for token in range(num_tokens):
         drawn_weight = 0.0

@@ -285,3 +285,39 @@ def test_a_ring_comes_round_to_every_device(nodes, per_node):
             seen.append(place)
             place = follows[place]
         assert list(range(size)) == sorted(seen)
+
+
+@pytest.mark.parametrize("shape, lengths", [("4x4x4", (4, 4, 4)), ("8x8x8", (8, 8, 8)), ("4x4x8", (4, 4, 8))])
+def test_an_all_reduce_on_a_torus_uses_every_link_alike(shape, lengths):
+    """2 (n - 1) / n x bytes over 2 links an axis: six times as fast as over one link, all equally busy."""
+    cluster = load_topology("tpu-v4-pod", shape=shape)
+    profile = load_profile()
+    links = build_link_table(cluster, profile.links, profile.kernel("generic"), None)
+    size = cluster.num_devices
+    result = reduction_time(cluster, links, [range(size)], 6e9)
+    carried = 2 * (size - 1) / size * 6e9 / 6
+    assert np.full(len(cluster.links), carried) == pytest.approx(result.link_bytes)
+    rounds = 2 * sum(length - 1 for length in lengths)
+    assert carried / cluster.link_bandwidth[0] + rounds * 1e-6 == pytest.approx(result.time_s)
+
+
+def test_a_mesh_reduces_half_as_fast_as_a_torus():
+    """A ring over a line without wrap comes back over the same links."""
+    profile = load_profile()
+    times = []
+    for wrap in ("all", "none"):
+        cluster = load_topology("tpu-v3-pod", shape="8x8", wrap=wrap)
+        links = build_link_table(cluster, profile.links, profile.kernel("generic"), None)
+        times.append(reduction_time(cluster, links, [range(64)], 1e12).time_s)
+    assert 2.0 == pytest.approx(times[1] / times[0], rel=1e-3)
+
+
+def test_a_group_that_is_no_grid_takes_one_ring():
+    """Three chips at a corner are no rectangle: each sends 4/3 of its bytes to the next."""
+    cluster = load_topology("tpu-v4-pod", shape="4x4x4")
+    profile = load_profile()
+    links = build_link_table(cluster, profile.links, profile.kernel("generic"), None)
+    corner = cluster.layout.chip_at.reshape(4, 4, 4)
+    group = [int(corner[0, 0, 0]), int(corner[0, 0, 1]), int(corner[0, 1, 0])]
+    (collective,) = reduction_collectives(cluster, links, [Group(np.array(group), 3.0)], "all_reduce")
+    assert (3, 12.0) == (collective.flows.num_flows, pytest.approx(collective.flows.bytes_F.sum()))

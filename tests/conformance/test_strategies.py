@@ -61,9 +61,10 @@ def test_one_device_one_expert(name: str) -> None:
 
 @every_strategy
 def test_the_replica_policy_is_one_of_ours(name: str) -> None:
-    """EPLB's plans are made for an even split, the others of today for the nearest copy."""
+    """EPLB's plans are made for an even split, those that optimise the step carry their own, the others the nearest copy."""
     assert replica_policy(name) in POLICIES
-    assert ("even" if name.startswith("eplb") else "nearest") == replica_policy(name)
+    expected = "even" if name.startswith("eplb") else "split" if name in ("topology", "exact") else "nearest"
+    assert expected == replica_policy(name)
 
 
 @every_strategy

@@ -180,3 +180,15 @@ def test_dropped_and_lost_pairs_are_told_apart() -> None:
 def _on(cluster: Cluster) -> SimulationResult:
     """A result whose links are those of `cluster`."""
     return _with_links([(link.name, link.tier) for link in cluster.links])
+
+
+def test_a_dead_device_has_no_load_and_no_part_in_the_mean() -> None:
+    """Its column is blank, and the mean is that of the others."""
+    result = make_result(**SMALL)
+    down = [{"kind": "device_down", "device": 1, "at": 0.0}, {"kind": "device_down", "device": 2, "at": 1e-3}]
+    result = result.model_copy(update={"provenance": {"scenario": {"faults": down}}})
+    assert result.tables is not None
+    relative_LD = device_load.relative_load(result)
+    assert np.isnan(relative_LD[:, 1]).all()
+    others_LD = np.delete(result.tables.load_LD, 1, axis=1)
+    assert others_LD / others_LD.mean(axis=1, keepdims=True) == pytest.approx(np.delete(relative_LD, 1, axis=1))

@@ -118,6 +118,28 @@ def test_putting_weights_off_leaves_a_third_of_the_bubble(stages, batches):
     assert 3 * (stages - 1) == pytest.approx(run("1f1b", stages, batches).bubble_s().min())
 
 
+@given(
+    stages=st.integers(1, 8),
+    batches=st.integers(1, 20),
+    inputs=st.floats(0.2, 3),
+    weights=st.floats(0.2, 3),
+    send=st.floats(0, 1),
+)
+def test_putting_weights_off_never_makes_a_step_longer(stages, batches, inputs, weights, send):
+    """zero_bubble against 1f1b, whatever the passes and the sends last."""
+    seconds = {"inputs": inputs, "weights": weights, "send": send}
+    split, plain = (run(name, stages, batches, **seconds).time_s for name in ("zero_bubble", "1f1b"))
+    assert split <= plain + 1e-9
+
+
+@given(shape=shapes(), more=st.integers(1, 3))
+def test_more_micro_batches_never_shorten_the_pipeline(shape, more):
+    """One round of micro-batches more (a multiple that every schedule accepts)."""
+    name, stages, batches, chunks = shape
+    longer = run(name, stages, batches + more * 2 * stages, chunks)
+    assert run(name, stages, batches, chunks).time_s < longer.time_s
+
+
 @pytest.mark.parametrize("pair", [3.0, 2.2])
 @pytest.mark.parametrize(("stages", "batches"), [(4, 8), (8, 40), (16, 120)])
 def test_the_published_bubble_of_dualpipe(stages, batches, pair):

@@ -15,12 +15,14 @@ from moesim.planner.held_out import Trial, half_shuffled, time_of, try_variants
 from moesim.planner.layer_search import search_layer
 from moesim.planner.partition import has_mtkahypar
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch
-from moesim.planner.search_state import copies_of
+from moesim.planner.search_state import copies_of, slots_filled
+from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node
 
 REPLICA_POLICY = "split"
-WORK = 1.2e7  # a layer, in units of moesim.planner.search_state.set_table: a third of a second
+WORK = 1.0e7  # a layer, in units of moesim.planner.search_state.set_table: half a second
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
+WORSE = 0.01  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 
 
@@ -34,6 +36,11 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
             tuple(_even(problem, by_load(problem, layer)) for layer in range(problem.num_layers)),
             ("topology knows only loads here, no tokens and no costs: copies by load, split evenly",),
         )
+    if problem.survive:
+        raise Declined(
+            f"topology does not keep every expert on {problem.survive + 1} failure domains (plan.survive={problem.survive}, "
+            f"slots={problem.num_slots}); take balanced"
+        )
     cells = problem.num_experts * problem.num_devices * problem.sketch.num_windows
     if cells > MOST_CELLS:
         raise Declined(
@@ -41,6 +48,11 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
             f"expert by expert, which takes more than {MOST_CELLS} cells; take key_grid or balanced"
         )
     trial = try_variants(problem, problem.sketch, functools.partial(_searched, share=0.5), _published)
+    if trial is not None and trial.gain < -WORSE:
+        even = tuple(_published_best(problem, layer) for layer in range(problem.num_layers))
+        return PlacementAnswer(
+            even, (f"what search gained on some steps it lost on others ({trial.gain:+.1%}): EPLB's plan",)
+        )
     variant = half_shuffled if trial is None else trial.chosen
     sketch = variant(problem.sketch, problem.costs.num_ranks)
     placements = tuple(_best(problem, sketch, layer) for layer in range(problem.num_layers))
@@ -59,6 +71,8 @@ def _starts(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> list[
     if problem.num_nodes > 1:
         starts.append(by_node(problem, sketch, layer))
     starts += [copies_of(plan) for plan in _published(problem, layer)[:1]]
+    if problem.old is not None:
+        starts.append(copies_of(problem.old[layer]))
     return starts
 
 
@@ -74,46 +88,62 @@ def _published(problem: PlacementProblem, layer: int) -> list[ExpertPlacement]:
 
 
 def _best(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> ExpertPlacement:
-    """The searched placement, or a published one where that is quicker on the planning window."""
+    """The searched placement, with the split of a linear program where that is quicker; or a published plan if that is."""
     assert problem.sketch is not None
-    searched = _searched(problem, sketch, layer)
-    seconds = time_of(problem, problem.sketch, layer, searched)
-    for plan in _published(problem, layer):
-        if plan.num_slots == problem.num_slots and time_of(problem, problem.sketch, layer, plan) < seconds:
-            seconds = time_of(problem, problem.sketch, layer, plan)
-            searched = problem.placement(plan.expert_of_slot_P, np.ones((1, plan.num_slots)))
-    return searched
+    best = _searched(problem, sketch, layer)
+    seconds = time_of(problem, problem.sketch, layer, best)
+    others = [_on_all_slots(problem, plan) for plan in _published(problem, layer)]
+    if problem.work_limit >= 0.5:
+        others.append(best_split(problem, layer, best).placement)
+    for other in others:
+        other_s = time_of(problem, problem.sketch, layer, other)
+        if other_s < seconds:
+            best, seconds = other, other_s
+    return best
+
+
+def _published_best(problem: PlacementProblem, layer: int) -> ExpertPlacement:
+    """The quicker of EPLB's plans on the planning window."""
+    assert problem.sketch is not None
+    plans = [_on_all_slots(problem, plan) for plan in _published(problem, layer)]
+    times = [time_of(problem, problem.sketch, layer, plan) for plan in plans]
+    return plans[int(np.argmin(times))]
+
+
+def _on_all_slots(problem: PlacementProblem, plan: ExpertPlacement) -> ExpertPlacement:
+    """A plan that may use fewer slots than there are, even split; what is left holds idle copies."""
+    holds_ED, slots_D = copies_of(plan), problem.slots_of_devices
+    if plan.num_slots == problem.num_slots and problem.slots_D is None:
+        return problem.placement(plan.expert_of_slot_P, np.ones((1, plan.num_slots)))
+    expert_P = slots_filled(holds_ED, slots_D)
+    device_P = np.repeat(np.arange(problem.num_devices), slots_D)
+    return problem.placement(expert_P, holds_ED[expert_P, device_P][None, :].astype(np.float64))
 
 
 def _even(problem: PlacementProblem, holds_ED: NDArray[np.bool_]) -> ExpertPlacement:
     """The copies in slots, spare slots filled, every expert split evenly over its copies."""
-    rows, copies_E = [], holds_ED.sum(axis=1)
-    for device, slots in enumerate(problem.slots_of_devices):
-        held = np.flatnonzero(holds_ED[:, device])
-        spare = np.lexsort((np.arange(copies_E.size), copies_E, holds_ED[:, device]))
-        spare = np.resize(spare, max(int(slots) - held.size, 0))
-        np.add.at(copies_E, spare, 1)
-        rows.append(np.concatenate([held, spare]))
-    expert_P = np.concatenate(rows).astype(np.int32)
+    expert_P = slots_filled(holds_ED, problem.slots_of_devices)
     return problem.placement(expert_P, np.ones((1, expert_P.size)))
 
 
 def _notes(problem: PlacementProblem, placements: tuple[ExpertPlacement, ...], trial: Trial | None) -> tuple[str, ...]:
-    """Which partitioner was there, and whether the plan is worth it."""
+    """Which partitioner was there, and whether the plan is worth it: against EPLB on the window both were planned on."""
     notes = [] if has_mtkahypar() else ["Mt-KaHyPar is not installed: experts went to nodes by moves and swaps instead"]
-    where = "on the half of the planning window it had not seen"
-    if trial is None:
-        trial, where = _seen_trial(problem, placements), "on the planning window"
-    if not np.isfinite(trial.published_s):
+    seen = _seen_trial(problem, placements)
+    if not np.isfinite(seen.published_s):
         return tuple(notes)
-    notes.append(f"topology is {trial.gain:+.1%} quicker than EPLB in dispatch, experts and combine {where}")
-    if trial.gain < WORTH_IT:
-        notes.append(f"not worth it: a gain of {trial.gain:.1%} is below {WORTH_IT:.0%}, EPLB's plan will do")
+    notes.append(
+        f"topology: {seen.gain:+.1%} quicker than EPLB in dispatch, experts and combine on the planning window"
+    )
+    if trial is not None:
+        notes.append(f"planned on half of that window it was {trial.gain:+.1%} quicker on the other half")
+    if seen.gain < WORTH_IT:
+        notes.append(f"not worth it: a gain of {seen.gain:.1%} is below {WORTH_IT:.0%}, EPLB's plan will do")
     return tuple(notes)
 
 
 def _seen_trial(problem: PlacementProblem, placements: tuple[ExpertPlacement, ...]) -> Trial:
-    """The answer against the published plans on the planning window itself, where it has one step only."""
+    """The answer against the published plans on the planning window itself."""
     assert problem.sketch is not None
     searched_s = published_s = 0.0
     for layer, placement in enumerate(placements):

@@ -8,22 +8,26 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from moesim.report.context import dead_devices
 from moesim.report.figure import PAPER, name_layers, new_figure, styled
-from moesim.result import SimulationResult, Tables
+from moesim.result import SimulationResult
 
 
-def relative_load(tables: Tables) -> NDArray[np.float64]:
-    """Load over the layer's mean load [L, D]; NaN in a layer without tokens."""
-    load_LD = tables.load_LD.astype(np.float64)
-    mean_L1 = load_LD.mean(axis=1, keepdims=True)
+def relative_load(result: SimulationResult) -> NDArray[np.float64]:
+    """Load over the mean load of the layer's live devices [L, D]; NaN in a layer without tokens, and of dead devices."""
+    assert result.tables is not None
+    load_LD = result.tables.load_LD.astype(np.float64)
+    dead = [device for device in dead_devices(result) if device < load_LD.shape[1]]
+    mean_L1 = np.delete(load_LD, dead, axis=1).mean(axis=1, keepdims=True)
+    load_LD[:, dead] = np.nan
     relative_LD = np.full(load_LD.shape, np.nan)
     np.divide(load_LD, mean_L1, out=relative_LD, where=mean_L1 > 0)
     return relative_LD
 
 
-def highest_load(tables: Tables) -> float:
+def highest_load(result: SimulationResult) -> float:
     """Largest load over its layer's mean, rounded up to a half and at least 1.5: the top of a colour scale."""
-    relative_LD = relative_load(tables)
+    relative_LD = relative_load(result)
     return max(1.5, float(np.ceil(2 * np.nanmax(relative_LD)) / 2)) if np.isfinite(relative_LD).any() else 1.5
 
 
@@ -35,7 +39,7 @@ def draw(result: SimulationResult, top: float) -> Figure:
     num_layers, num_devices = tables.load_LD.shape
     figure, (axes,) = new_figure(min(3.4, 1.3 + 0.09 * num_layers))
     norm = TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=top)
-    image = axes.imshow(relative_load(tables), cmap="RdBu_r", norm=norm, aspect="auto")
+    image = axes.imshow(relative_load(result), cmap="RdBu_r", norm=norm, aspect="auto")
     node = tables.node_of_device_D
     borders = np.flatnonzero(np.diff(node)) + 0.5
     if borders.size <= 64:

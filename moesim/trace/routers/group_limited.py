@@ -8,35 +8,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import InputError
-from moesim.trace.drawing import draw_by_weight
+from moesim.trace.drawing import draw_layer_by_weight
+from moesim.trace.gate import RouterLayer
+from moesim.trace.token_batches import step_rng
+from moesim.trace.token_groups import Route
+from moesim.trace.token_stream import TokenBatch
 
 
-def route(
-    *,
-    num_layers: int,
-    num_tokens: int,
-    num_experts: int,
-    top_k: int,
-    rng: np.random.Generator,
-    seed: int = 0,
-    num_groups: int = 1,
-    top_groups: int = 1,
-) -> NDArray[np.int32]:
-    """[L, T, K] experts, distinct in a row, of at most `top_groups` groups of consecutive experts.
+def build(layer: RouterLayer, *, num_groups: int = 1, top_groups: int = 1) -> Route:
+    """Distinct experts of at most `top_groups` groups of consecutive experts.
 
-    Raises InputError where the groups do not divide the experts, or those chosen hold fewer than `top_k` of them.
+    Raises InputError where the groups do not divide the experts, or those chosen hold fewer than top_k of them.
     """
-    size, left = divmod(num_experts, num_groups)
-    if left or not 1 <= top_groups <= num_groups or top_groups * size < top_k:
+    size, left = divmod(layer.num_experts, max(num_groups, 1))
+    if left or not 1 <= top_groups <= num_groups or top_groups * size < layer.top_k:
         raise InputError(
-            f"router group_limited: {top_groups} of {num_groups} groups of {num_experts} experts cannot give {top_k} each; "
-            "take router uniform for a model without groups"
+            f"router group_limited: {top_groups} of {num_groups} groups of {layer.num_experts} experts cannot give "
+            f"{layer.top_k} each; take router uniform for a model without groups"
         )
-    chosen_LTG = draw_by_weight(np.ones((num_layers, num_groups)), num_tokens, top_groups, int(rng.integers(2**63)))
-    weight_LE = np.ones((num_layers, top_groups * size))
-    experts_LTK = draw_by_weight(weight_LE, num_tokens, top_k, int(rng.integers(2**63)))
-    for chosen_TG, experts_TK in zip(chosen_LTG, experts_LTK, strict=True):
+    even_G, even_E = np.ones(num_groups), np.ones(top_groups * size)
+
+    def route(batch: TokenBatch) -> NDArray[np.int32]:
+        of_groups, of_experts = step_rng(layer.seed, batch).integers(2**63, size=2).tolist()
+        chosen_TG = draw_layer_by_weight(even_G, len(batch), top_groups, of_groups, layer.layer)
+        experts_TK = draw_layer_by_weight(even_E, len(batch), layer.top_k, of_experts, layer.layer)
         group_TK = np.take_along_axis(chosen_TG, experts_TK // size, axis=1)
-        experts_TK %= size
-        experts_TK += group_TK * np.int32(size)
-    return experts_LTK
+        return experts_TK % size + group_TK * np.int32(size)
+
+    return route

@@ -1,15 +1,16 @@
 """Router by which every expert is as likely as any other: the balanced case."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moesim.trace.drawing import draw_by_weight
+from moesim.trace.drawing import draw_layer_by_weight
+from moesim.trace.gate import RouterLayer
+from moesim.trace.token_batches import step_rng
+from moesim.trace.token_groups import Route
 
 
-def route(
-    *, num_layers: int, num_tokens: int, num_experts: int, top_k: int, rng: np.random.Generator, seed: int = 0
-) -> NDArray[np.int32]:
-    """[L, T, K] experts, distinct in a row, uniform; `seed` is not used: nothing stays the same from step to step."""
-    weight_E = np.ones(num_experts)
-    weight_LE = np.broadcast_to(weight_E, (num_layers, num_experts))
-    return draw_by_weight(weight_LE, num_tokens, top_k, int(rng.integers(2**63)))
+def build(layer: RouterLayer) -> Route:
+    """Distinct experts, uniform; nothing stays the same from step to step."""
+    weight_E = np.ones(layer.num_experts)
+    return lambda batch: draw_layer_by_weight(
+        weight_E, len(batch), layer.top_k, int(step_rng(layer.seed, batch).integers(2**63)), layer.layer
+    )

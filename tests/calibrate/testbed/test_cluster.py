@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from calibrate.testbed.cases import LayerShape, uniform_routing
 from calibrate.testbed.fit import nominal_profile
 from calibrate.testbed.predict import Predictor
 from calibrate.testbed.probes import pair_matrix
-from calibrate.testbed.session import Session
+from calibrate.testbed.session import Session, remove_orphans
 from calibrate.testbed.wiring import Wiring
 from moesim.placement import device_of_slot
 from moesim.traffic import PlacedTraffic, count_traffic
@@ -52,6 +53,18 @@ def test_without_root_the_command_says_so_and_ends_with_status_2(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert 2 == main(["--nodes", "2"])
     assert "needs root" in capsys.readouterr().err
+
+
+def test_folders_of_killed_sessions_are_removed_and_those_of_living_ones_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner's process id is in the name: no such process, no folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    orphan, mine = tmp_path / "moesim-testbed-99999999-a", tmp_path / f"moesim-testbed-{os.getpid()}-b"
+    orphan.mkdir()
+    mine.mkdir()
+    remove_orphans()
+    assert [mine] == list(tmp_path.iterdir())
 
 
 @needs_root

@@ -1,0 +1,289 @@
+"""Benchmark of planning: the topology strategy against EPLB on steps it has not seen, by `fluid`, cell by cell.
+
+Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--steps 4] [--write].
+A cell is a trace, a kind of step, nodes, extra slots per device and a batch size. Steps that are at least 85 % full are
+halved: strategies plan on (the last 24 of) the first half and are judged on the first of the second. *Headroom* is the
+better EPLB mode's step time over the oracle's (topology planned on the judged steps), *captured* the part of its logarithm
+that topology gets. `--write` puts the table into docs/PLANNING.md. FILE is a Parquet trace or an .npz that `moesim trace
+convert` reads, with `=MODEL` behind it where the model is not found by experts and top-k.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moesim import load_model
+from moesim.errors import MoesimError
+from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_policy
+from moesim.routing import DealtStep
+from moesim.scenario import make_scenario
+from moesim.setting import Setting, load_setting
+from moesim.step_work import StepWork
+from moesim.study.posing import pose
+from moesim.study.simulating import replayed
+from moesim.study.work_plan import make_work_plan
+from moesim.trace import load_trace
+from moesim.trace.convert import convert_trace
+
+BUNDLED = "moe-64e-public-domain"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "PLANNING.md"
+BEGIN, END = "<!-- cells: python benchmarks/planning.py --write -->", "<!-- end of cells -->"
+EPLB = ("eplb_global", "eplb_hierarchical")
+FULL, MOST_PLANNED, MOST_READ = 0.85, 24, 200
+STAND_IN = "deepseek-v2-lite"  # under which routing of models without widths is replayed
+MODELS = {(32, 4): "gpt-oss-20b", (64, 6): "deepseek-v2-lite"}
+HEADERS = ("trace", "step", "cluster", "slots", "tokens a rank", "EPLB", "topology", "oracle", "headroom", "faster", "captured",
+           "copies EPLB", "copies topology")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One line of the table; `rules` names what breaks EPLB's rules here, if anything."""
+
+    trace: str
+    model: str
+    routing_only: bool
+    kind: str
+    nodes: int
+    extra: int
+    tokens_per_rank: int
+    rules: str = ""
+
+    def scenario(self) -> dict[str, object]:
+        """H100 nodes (or a TPU v4 torus), the generic kernel, eight expert groups so that both EPLB modes differ."""
+        cluster: dict[str, object] = {"topology": "dgx-h100-superpod", "nodes": self.nodes}
+        dispatch: dict[str, object] = {"kernel": "generic", "dtype": "fp8"}
+        if self.rules == "torus":
+            cluster, dispatch = {"topology": "tpu-v4-pod", "shape": "4x4x2"}, {"algorithm": "torus", "dtype": "bf16"}
+        if self.rules == "two speeds":
+            cluster["devices"] = [{"match": "node1.*", "speed": 0.5}]
+        placement: dict[str, object] = {"strategy": "contiguous", "groups": 8, "extra_slots_per_device": self.extra}
+        return {
+            "format_version": 1,
+            "model": self.model,
+            "cluster": cluster,
+            "trace": {"path": self.trace, "tokens_per_rank": self.tokens_per_rank, "routing_only": self.routing_only},
+            "placement": placement,
+            "dispatch": dispatch,
+            "mode": {"kind": self.kind},
+            "memory": {"check": "warn"},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Step times in seconds, remote copies a token, processor seconds of planning and topology's notes."""
+
+    cell: Cell
+    devices: int
+    slots: int
+    eplb_s: float
+    topology_s: float
+    oracle_s: float
+    eplb_copies: float
+    topology_copies: float
+    plan_s: float
+    notes: tuple[str, ...]
+
+    @property
+    def headroom(self) -> float:
+        """What planning on the judged steps would gain over the better EPLB mode."""
+        return self.eplb_s / self.oracle_s - 1.0
+
+    @property
+    def faster(self) -> float:
+        """What topology gains over it on steps it has not seen."""
+        return self.eplb_s / self.topology_s - 1.0
+
+    def row(self) -> list[str]:
+        """The line of the table."""
+        cell, captured = self.cell, ""
+        if self.headroom >= 0.05:
+            captured = f"{math.log1p(self.faster) / math.log1p(self.headroom):.0%}"
+        where = f"{self.devices} devices" + (f", {cell.rules}" if cell.rules else "")
+        times = [f"{seconds * 1e6:.0f} us" for seconds in (self.eplb_s, self.topology_s, self.oracle_s)]
+        gains = [f"{self.headroom:+.1%}", f"{self.faster:+.1%}", captured]
+        copies = [f"{self.eplb_copies:.2f}", f"{self.topology_copies:.2f}"]
+        name = Path(cell.trace).stem
+        return [name, cell.kind, where, str(self.slots), str(cell.tokens_per_rank), *times, *gains, *copies]
+
+
+def cells_of(trace: str, model: str, routing_only: bool, nodes: Sequence[int]) -> Iterator[Cell]:
+    """Every cell of a trace: kinds, nodes, slots, batches; and those in which EPLB's rules bite, on the most nodes."""
+    experts = load_setting(make_scenario(_probe(trace, model, routing_only))).model.num_experts
+    common = {"trace": trace, "model": model, "routing_only": routing_only}
+    fitting = [count for count in nodes if 8 * count <= experts]
+    for count, kind, extra, tokens in itertools.product(fitting, ("prefill", "decode"), (1, 2, 3), (8, 128)):
+        yield Cell(kind=kind, nodes=count, extra=extra, tokens_per_rank=tokens, **common)
+    for rules, kind in itertools.product(("uneven slots", "two speeds", "torus"), ("prefill", "decode")):
+        if fitting and (rules != "torus" or experts >= 32):
+            yield Cell(kind=kind, nodes=fitting[0], extra=1, tokens_per_rank=32, rules=rules, **common)
+
+
+def judge(cell: Cell, most_judged: int, work_limit: float = 1.0) -> Outcome | None:
+    """Plan on one half of the full steps and replay some of the other; None where there are fewer than two of them."""
+    setting = load_setting(make_scenario(cell.scenario()))
+    if cell.rules == "uneven slots":
+        placement = {"extra_slots_per_device": None, "slots": setting.num_slots - setting.dims.ep // 2 + 1}
+        setting = load_setting(setting.scenario.changed(placement=placement))
+    count = setting.workload.num_steps
+    steps = [step for step in setting.workload.steps((0, min(count, MOST_READ))) if step.fill >= FULL]
+    if len(steps) < 2:
+        return None
+    half = len(steps) // 2
+    planned, judged = steps[max(0, half - MOST_PLANNED) : half], steps[half : half + most_judged]
+    problem = pose(setting, planned, tokens=True, work_limit=work_limit)
+    began = time.process_time()
+    answer = place("topology", problem)
+    plan_s = time.process_time() - began
+    eplb = [_judged(setting, name, place(name, problem), judged) for name in EPLB if _accepts(name, problem)]
+    topology_s, topology_copies = _judged(setting, "topology", answer, judged)
+    oracle = place("topology", pose(setting, judged, tokens=True, work_limit=work_limit))
+    oracle_s, _ = _judged(setting, "topology", oracle, judged)
+    return Outcome(
+        cell=cell,
+        devices=setting.dims.ep,
+        slots=setting.num_slots,
+        eplb_s=min(seconds for seconds, _ in eplb),
+        topology_s=topology_s,
+        oracle_s=min(oracle_s, topology_s),
+        eplb_copies=min(copies for _, copies in eplb),
+        topology_copies=topology_copies,
+        plan_s=plan_s,
+        notes=answer.notes,
+    )
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[str]:
+    """Sentences on the targets."""
+    plain = [outcome for outcome in outcomes if not outcome.cell.rules]
+    lines = []
+    if plain:
+        worst = min(plain, key=lambda outcome: outcome.faster)
+        lines.append(
+            f"{len(plain)} cells; the worst is {worst.faster:+.1%} against the better EPLB mode ({_name(worst)})."
+        )
+    wide = [outcome for outcome in plain if outcome.headroom >= 0.05]
+    if wide:
+        gained = sum(math.log1p(outcome.faster) for outcome in wide)
+        there = sum(math.log1p(outcome.headroom) for outcome in wide)
+        lines.append(f"Over the {len(wide)} cells with headroom of 5 % or more: {gained / there:.0%} of it captured.")
+    narrow = [outcome for outcome in plain if outcome.headroom < 0.03]
+    told = sum(any("not worth it" in note for note in outcome.notes) for outcome in narrow)
+    if narrow:
+        lines.append(f'{told} of the {len(narrow)} cells with headroom below 3 % are answered "not worth it".')
+    for outcome in outcomes:
+        if outcome.cell.rules:
+            lines.append(f"{outcome.cell.rules}, {outcome.cell.kind}: {outcome.faster:+.1%}.")
+    far = [outcome for outcome in plain if outcome.cell.nodes == 8]
+    if far:
+        saved = [1.0 - outcome.topology_copies / outcome.eplb_copies for outcome in far]
+        lines.append(
+            f"At 8 nodes remote copies a token are {min(saved):.0%} to {max(saved):.0%} fewer than EPLB's fewest."
+        )
+    return lines
+
+
+def _accepts(name: str, problem: PlacementProblem) -> bool:
+    """Whether a strategy has an answer."""
+    try:
+        place(name, problem)
+    except MoesimError:
+        return False
+    return True
+
+
+def _judged(setting: Setting, name: str, answer: PlacementAnswer, steps: Sequence[DealtStep]) -> tuple[float, float]:
+    """Step time by `fluid`, seconds, and copies to other nodes a token and layer."""
+    work = make_work_plan(setting, answer.placements, replica_policy(name))
+    result = replayed(setting, work, name, steps, (), None)
+    copies = tokens = 0.0
+    for ordinal in range(setting.model.num_moe_layers):
+        for traffic in StepWork(plan=work, dealt=steps[0]).layer(ordinal).traffic_G:
+            copies_DN = traffic.counts.per_node_DN
+            device = np.arange(len(copies_DN))
+            copies += float(copies_DN.sum() - copies_DN[device, device // work.builder.devices_per_node].sum())
+            tokens += traffic.counts.num_tokens
+    return result.step_time_s, copies / max(tokens, 1.0)
+
+
+def _name(outcome: Outcome) -> str:
+    return ", ".join(outcome.row()[:5])
+
+
+def _probe(trace: str, model: str, routing_only: bool) -> dict[str, object]:
+    return Cell(
+        trace=trace, model=model, routing_only=routing_only, kind="decode", nodes=1, extra=0, tokens_per_rank=1
+    ).scenario()
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    rows = [list(HEADERS), ["---"] * len(HEADERS), *(outcome.row() for outcome in outcomes)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _write(text: str) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    before, rest = page.split(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1], encoding="utf-8")
+
+
+def _opened(text: str, folder: Path) -> tuple[str, str, bool]:
+    """Path of a trace in our own format, the model it runs under, and whether only its routing is replayed."""
+    file, _, named = text.partition("=")
+    path = Path(file)
+    if path.suffix == ".npz":
+        experts, layers, top_k = _shape(path)
+        model = load_model(named or MODELS.get((experts, top_k), STAND_IN))
+        path = folder / f"{path.stem}.parquet"
+        convert_trace(Path(file), path, model=model if model.num_moe_layers == layers else None)
+    info = load_trace(path).info
+    model = load_model(named or info.model or MODELS.get((info.num_experts, info.top_k), STAND_IN))
+    return str(path), model.name, info.num_layers != model.num_moe_layers
+
+
+def _shape(path: Path) -> tuple[int, int, int]:
+    """Experts (the power of two above the largest id), layers and top-k of an .npz of expert ids."""
+    with np.load(path, allow_pickle=False) as data:
+        ids = data["topk_ids"]
+        return 1 << int(ids.max()).bit_length(), ids.shape[0], ids.shape[2]
+
+
+def main() -> None:
+    """Print the table; with `--write` put it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="one small cell")
+    parser.add_argument("--traces", nargs="+", default=[], metavar="FILE[=MODEL]", help="beside the bundled one")
+    parser.add_argument("--nodes", nargs="+", type=int, default=[2, 4, 8])
+    parser.add_argument("--steps", type=int, default=4, help="judged steps of a cell")
+    parser.add_argument("--every", type=int, default=1, help="only every so manyth cell")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        traces = [(BUNDLED, STAND_IN, True)]
+        traces += [_opened(text, Path(folder)) for text in arguments.traces]
+        cells = [cell for trace in traces for cell in cells_of(*trace, arguments.nodes)][:: arguments.every]
+        if arguments.smoke:
+            cells = [dataclasses.replace(cells[0], kind="decode", nodes=1, tokens_per_rank=2)]
+        outcomes = []
+        for cell in cells:
+            outcome = judge(cell, 1 if arguments.smoke else arguments.steps, 0.01 if arguments.smoke else 1.0)
+            if outcome is not None:
+                outcomes.append(outcome)
+                print(*outcome.row(), f"planned in {outcome.plan_s:.1f} s", sep=" | ", flush=True)
+    text = _table(outcomes) + "\n\n" + "\n".join(f"- {line}" for line in summary(outcomes))
+    print("\n" + text)
+    if arguments.write:
+        _write(text)
+
+
+if __name__ == "__main__":
+    main()
