@@ -66,7 +66,6 @@ def sets() -> Iterator[ValidationSet]:
         ("deepep-normal", "h200-sxm", "0.5.12"),
         ("deepep-normal", "b200-sxm", "0.5.12"),
         ("trtllm-two-sided", "gb200-nvl72", "trtllm_alltoall"),
-        ("mori", "mi300x", "MORI-EP IntraNode"),
         ("mori", "mi355x", "MORI-EP IntraNode"),
     ):
         rows = transfers(library, hardware, release)

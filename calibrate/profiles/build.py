@@ -69,8 +69,8 @@ RECIPES = {
         libraries={"nccl": "nccl_perf", "trtllm-two-sided": "trtllm_alltoall"},
         experts=_BLACKWELL_EXPERTS,
     ),
-    "mi300x": Recipe(hardware="mi300x", libraries={"mori": "MORI-EP IntraNode", "uccl": "CX7"}),
-    "mi355x": Recipe(hardware="mi355x", libraries={"mori": "MORI-EP IntraNode", "rccl": "RCCL"}),
+    "mi300x": Recipe(hardware="mi300x", libraries={"uccl": "UCCL-EP normal"}),
+    "mi355x": Recipe(hardware="mi355x", libraries={"uccl": "UCCL-EP normal", "rccl": "RCCL"}),
 }
 
 

@@ -57,6 +57,7 @@ def run(wiring: Wiring, shape: LayerShape, options: argparse.Namespace) -> dict[
         records = measure_cases(session, traces, shape, options.passes, _tell)
     profile = fit_profile(measurements, wiring, shape)
     agreement = compare(records, predicted := predict_records(wiring, shape, records, profile))
+    in_turn = compare(records, predict_records(wiring, shape, records, profile, in_turn=True))
     nominal = compare(records, predict_records(wiring, shape, records, nominal_profile(wiring)))
     rows = [
         {
@@ -72,6 +73,7 @@ def run(wiring: Wiring, shape: LayerShape, options: argparse.Namespace) -> dict[
         "format_version": 1,
         "environment": environment(wiring),
         "set": agreement.summary(),
+        "phases_in_turn": in_turn.summary(),
         "without_calibration": nominal.summary(),
         "cases": rows,
     }

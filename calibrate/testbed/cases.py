@@ -122,11 +122,17 @@ def cases(chosen: Sequence[Window], wiring: Wiring, seed: int = 0) -> Iterator[C
                 )
 
 
-def uniform_routing(wiring: Wiring, tokens_per_rank: int, experts: int, top_k: int, seed: int) -> Routing:
-    """Synthetic routing for probes: every token draws its experts uniformly; experts contiguous, one slot each."""
+def drawn_routing(
+    wiring: Wiring, tokens_per_rank: int, experts: int, top_k: int, seed: int, skew: float = 0.0
+) -> Routing:
+    """Synthetic routing for probes: every token draws distinct experts; experts contiguous, one slot each.
+
+    Rank r's experts are drawn in proportion to (1 + r) ** skew: 0 is uniform.
+    """
     rng = np.random.default_rng(seed)
     source_T = np.repeat(np.arange(wiring.ranks), tokens_per_rank)
-    slots_TK = np.argsort(rng.random((len(source_T), experts)), axis=1)[:, :top_k]
+    popular_E = skew * np.log1p(np.sort(np.arange(experts) % wiring.ranks))
+    slots_TK = np.argsort(-popular_E - rng.gumbel(size=(len(source_T), experts)), axis=1)[:, :top_k]
     device_P = np.sort(np.arange(experts) % wiring.ranks)
     return Routing(source_T, slots_TK, device_P, wiring.ranks, wiring.ranks_per_node)
 

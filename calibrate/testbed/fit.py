@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
 from calibrate.measurement import Measurement
-from calibrate.testbed.cases import LayerShape, uniform_routing
+from calibrate.testbed.cases import LayerShape, drawn_routing
 from calibrate.testbed.predict import KERNEL_OF, Predictor
 from calibrate.testbed.probes import EXPERTS, TOP_K, load_of, matrix_of
 from calibrate.testbed.topology import CPU_RANK
@@ -114,7 +114,7 @@ def _fit_kernel(plain: Predictor, algorithm: str, rows: Sequence[Measurement]) -
     links, builder = plain.profile.links, plain.builder(algorithm)
     wiring = plain.wiring
     nominal = dataclasses.replace(builder, links=dataclasses.replace(builder.links, bandwidth=_nominal(builder)))
-    counts = [_uniform_counts(wiring, row.params["tokens_per_rank"]) for row in rows]
+    counts = [_drawn_counts(wiring, row.params["tokens_per_rank"], row.params["skew"]) for row in rows]
     measured = np.array([_undisturbed_s(row) for row in rows])
     back = np.array([row.operation == "combine" for row in rows])
 
@@ -175,8 +175,8 @@ def _nominal(builder: CollectiveBuilder) -> Floats:
     return np.array([link.bandwidth_bytes_per_s for link in builder.cluster.links])
 
 
-def _uniform_counts(wiring: Wiring, tokens_per_rank: int) -> TrafficCounts:
-    routing = uniform_routing(wiring, tokens_per_rank, EXPERTS, TOP_K, seed=tokens_per_rank)
+def _drawn_counts(wiring: Wiring, tokens_per_rank: int, skew: float) -> TrafficCounts:
+    routing = drawn_routing(wiring, tokens_per_rank, EXPERTS, TOP_K, seed=tokens_per_rank, skew=skew)
     return count_traffic(
         routing.slots_TK.astype(np.int32),
         routing.source_T.astype(np.int32),

@@ -74,8 +74,14 @@ class Predictor:
     experts: int
     top_k: int
 
-    def predict(self, traffic: PlacedTraffic, algorithm: str, device_of_slot_P: NDArray[np.int32]) -> PhaseEnds:
-        """One layer whose ranks start together; a rank goes on when its own messages, both ways, are through."""
+    def predict(
+        self, traffic: PlacedTraffic, algorithm: str, device_of_slot_P: NDArray[np.int32], *, in_turn: bool = False
+    ) -> PhaseEnds:
+        """One layer whose ranks start together; a rank goes on when its own messages, both ways, are through.
+
+        `in_turn`: nobody goes on to the next phase before all have ended the last one, so that each collective has the
+        links to itself.
+        """
         builder = self.builder(algorithm)
         experts_D = self.experts_s(traffic.load_P, device_of_slot_P)
         env = simpy.Environment()
@@ -86,14 +92,24 @@ class Predictor:
         )
         ends = np.zeros((3, self.wiring.ranks))
         recorder = Recorder(0, 0.0)
+        over = [env.event() for _ in range(2)]
+
+        def pause(phase: int) -> Process:
+            """Wait for the last rank to end `phase`, where phases run in turn."""
+            if in_turn:
+                if np.count_nonzero(ends[phase]) == self.wiring.ranks:
+                    over[phase].succeed()
+                yield over[phase]
 
         def layer(rank: int) -> Process:
             """One rank from the common start to its combined tokens."""
             device = SimulatedDevice(env, rank, recorder)
             yield from device.communicate("dispatch", 0, dispatch.arrive(rank))
             ends[0, rank] = env.now
+            yield from pause(0)
             yield from device.compute("experts", 0, float(experts_D[rank]))
             ends[1, rank] = env.now
+            yield from pause(1)
             yield from device.communicate("combine", 0, combine.arrive(rank))
             ends[2, rank] = env.now
 

@@ -1,4 +1,4 @@
-"""Probes of the emulated cluster: exchanges by pair class and size, experts, and both kernels on uniform routing.
+"""Probes of the emulated cluster: exchanges by pair class and size, experts, and both kernels on drawn routing.
 
 Nothing of a trace is in them: what is fitted here is tested on traffic it has not seen.
 Array letters: D rank, S slot of a rank.
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibrate.measurement import Measurement
-from calibrate.testbed.cases import ALGORITHMS, LayerShape, uniform_routing
+from calibrate.testbed.cases import ALGORITHMS, LayerShape, drawn_routing
 from calibrate.testbed.session import Session
 from calibrate.testbed.wiring import Wiring
 
 PAIR_BYTES = (1_024, 16_384, 65_536, 262_144)
 MESSAGE_BYTES = (64, 65_536, 524_288)
 TOKENS_PER_RANK = (128, 256, 384)
+SKEWED = ((128, 0.25), (256, 0.25), (256, 0.5))  # tokens per rank, how uneven the ranks' experts are
 TOKENS_PER_SLOT = (8, 64, 128, 192, 256)
 SLOTS_PER_RANK = 9
 EXPERTS, TOP_K = 64, 6
@@ -132,12 +133,13 @@ def _experts(session: Session, shape: LayerShape, repeats: int) -> Iterator[Meas
 
 
 def _kernels(session: Session, shape: LayerShape, repeats: int) -> Iterator[Measurement]:
-    """dispatch and combine of uniform routing by both algorithms, each phase from a start of its own."""
+    """dispatch and combine of drawn routing, even and uneven, by both algorithms, each phase from a start of its own."""
     wiring = session.wiring
     for algorithm in ALGORITHMS:
-        for tokens in TOKENS_PER_RANK:
+        for tokens, skew in [*((tokens, 0.0) for tokens in TOKENS_PER_RANK), *SKEWED]:
             params = {
                 "algorithm": algorithm,
+                "skew": skew,
                 "tokens_per_rank": tokens,
                 "hidden": shape.width,
                 "experts": EXPERTS,
@@ -145,7 +147,7 @@ def _kernels(session: Session, shape: LayerShape, repeats: int) -> Iterator[Meas
                 "dtype": "fp32",
                 "chunk_tokens": shape.chunk_tokens,
             }
-            routing = uniform_routing(wiring, tokens, EXPERTS, TOP_K, seed=tokens)
+            routing = drawn_routing(wiring, tokens, EXPERTS, TOP_K, seed=tokens, skew=skew)
             header = {
                 "algorithm": algorithm,
                 "width": shape.width,

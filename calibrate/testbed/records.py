@@ -120,12 +120,17 @@ def read_records(path: Path) -> tuple[Wiring, LayerShape, list[CaseRecord]]:
 
 
 def predict_records(
-    wiring: Wiring, shape: LayerShape, records: Sequence[CaseRecord], profile: CalibrationProfile
+    wiring: Wiring,
+    shape: LayerShape,
+    records: Sequence[CaseRecord],
+    profile: CalibrationProfile,
+    *,
+    in_turn: bool = False,
 ) -> list[float]:
-    """The layer time that moesim predicts for each record, seconds."""
+    """The layer time that moesim predicts for each record, seconds; `in_turn` as Predictor.predict says."""
     predicted = []
     for record in records:
         predictor = Predictor(wiring=wiring, shape=shape, profile=profile, experts=record.experts, top_k=record.top_k)
         slots_P = device_of_slot(len(record.load_P), wiring.ranks)
-        predicted.append(predictor.predict(record.traffic(), record.algorithm, slots_P).layer_s)
+        predicted.append(predictor.predict(record.traffic(), record.algorithm, slots_P, in_turn=in_turn).layer_s)
     return predicted

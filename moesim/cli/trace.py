@@ -8,7 +8,7 @@ import typer
 from moesim.cli.output import Json, print_json, print_page
 from moesim.errors import InputError
 
-app = typer.Typer(help="Inspect and convert routing traces.", no_args_is_help=True)
+app = typer.Typer(help="Inspect, convert and generate routing traces.", no_args_is_help=True)
 
 
 @app.command("inspect")
@@ -51,6 +51,69 @@ def convert(
         print_json(answer)
     else:
         print_page(facts_table(answer))
+
+
+@app.command("generate")
+def generate(
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    router: Annotated[str, typer.Option(help="Router: product_key, softmax_topk, expert_choice, ...")],
+    tokens: Annotated[int, typer.Option(help="Tokens, over all steps and ranks.")],
+    experts: Annotated[int | None, typer.Option(help="Experts of a layer; the model's own with --model.")] = None,
+    topk: Annotated[int | None, typer.Option(help="Experts of a token, of each head.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Routing heads (product_key).")] = None,
+    layers: Annotated[int | None, typer.Option(help="MoE layers: 1, or all of the model's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose experts, top-k, heads and layers to take.")] = None,
+    structure: Annotated[float | None, typer.Option(help="Share of a token's query that is its topic's, 0..1.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Knobs fitted to a recording, by name.")] = None,
+    dynamics: Annotated[str | None, typer.Option(help="Training along the steps: collapse:rate=0.2+dropout")] = None,
+    set: Annotated[list[str] | None, typer.Option(help="Another parameter of the router, NAME=VALUE.")] = None,
+    ranks: Annotated[int, typer.Option(help="Source ranks.")] = 1,
+    steps: Annotated[int, typer.Option(help="Steps.")] = 1,
+    repeat_tokens: Annotated[bool, typer.Option(help="Route the same tokens in every step.")] = False,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a trace from a synthetic router."""
+    from moesim.model import load_model
+    from moesim.report.formats.text import facts_table
+    from moesim.trace.generate import generate_trace, shape_of
+
+    given = {"structure": structure, "preset": preset, "dynamics": dynamics, **_assignments(set or [])}
+    answer = generate_trace(
+        out,
+        router=router,
+        shape=shape_of(
+            None if model is None else load_model(model),
+            num_experts=experts,
+            top_k=topk,
+            heads=heads,
+            num_layers=layers,
+        ),
+        num_tokens=tokens,
+        num_ranks=ranks,
+        num_steps=steps,
+        repeat_tokens=repeat_tokens,
+        seed=seed,
+        parameters={name: value for name, value in given.items() if value is not None},
+    )
+    if as_json:
+        print_json(answer)
+    else:
+        print_page(facts_table(answer))
+
+
+def _assignments(pairs: list[str]) -> dict[str, float | str]:
+    """NAME=VALUE pairs, values as numbers where they are; raises InputError."""
+    values: dict[str, float | str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {pair[:40]!r} is not NAME=VALUE; write for example topics=32")
+        try:
+            values[name] = float(text)
+        except ValueError:
+            values[name] = text
+    return values
 
 
 def _layer_list(text: str) -> list[int]:

@@ -25,10 +25,10 @@ from moesim.planner.local_search import busiest_devices, swap_into
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.search_state import SearchState, SearchTokens, value
 
-ROUNDS = 3
+ROUNDS = 2
 MOST_COPIES = 48
 MOST_WINDOWS = 6
-DETERMINISTIC_TIME = 0.04  # of CP-SAT, a round
+DETERMINISTIC_TIME = 0.02  # of CP-SAT, a round
 
 
 def improve_neighbourhoods(

@@ -37,7 +37,7 @@ class SplitAnswer:
     """The placement with the best split found; seconds of the layer under it and under even splits.
 
     `resource` is the congested one of the linear program: ("link", index of the builder's link) or ("device", rank), with
-    its `dual` (the share of its phase's time that depends on it); None where nothing is replicated.
+    its `dual` (the share of its phase's time that depends on it); None where no copy is on what limits the layer.
     """
 
     placement: ExpertPlacement
@@ -64,7 +64,7 @@ def best_split(problem: PlacementProblem, layer: int, placement: ExpertPlacement
     state = make_state(costs, sketch, layer, even, "split", problem.seed)
     even_s = float(layer_time(costs, state, 0.0))
     program = _program(problem, layer, even, state)
-    if program is None:
+    if program is None or not program.resources:
         return SplitAnswer(even, even_s, even_s)
     answer = solve_linear(*program.arguments)
     if answer.status != "optimal":

@@ -42,7 +42,7 @@ Evolution = Callable[[int, GateState], GateState]  # (step, state so far) -> sta
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterLayer:
     """The layer a router is made for: its MoE ordinal `layer`, sizes (`top_k` ids a token in all), the seed, and how
-    training changes its gate from step to step.
+    training changes its gate from step to step, which may need the gate `balanced`.
     """
 
     num_experts: int
@@ -50,6 +50,7 @@ class RouterLayer:
     layer: int = 0
     seed: int = 0
     evolutions: tuple[Evolution, ...] = ()
+    balanced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def make_gate(layer: RouterLayer, stream: TokenStream, *, balanced: bool = False
     hot_E = stream.knobs.hot * rng.standard_normal(num_experts)
     balancing_E = np.zeros(num_experts)
     gate = Gate(layer, stream, weight_DE, hot_E, balancing_E)
-    if balanced:
+    if balanced or layer.balanced:
         sample_TE = raw_logits(stream.queries(sample_batch(), layer.layer), weight_DE) + hot_E.astype(np.float32)
         balancing_E += balancing_bias(sample_TE, layer.top_k)
     return gate

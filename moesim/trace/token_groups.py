@@ -16,10 +16,10 @@ _LOGITS_AT_ONCE = 2**21  # 8 MiB of float32: parts that stay in cache
 Route = Callable[[TokenBatch], NDArray[np.int32]]  # [T, K] experts, distinct, -1 at the end of a row
 
 
-def check_between(router: str, name: str, value: float, low: float, high: float) -> None:
-    """Raise InputError unless low <= value <= high."""
+def check_between(part: str, name: str, value: float, low: float, high: float) -> None:
+    """Raise InputError naming the part (router zipf, dynamics collapse) unless low <= value <= high."""
     if not low <= value <= high:
-        raise InputError(f"router {router}: {name} must be {low:g}..{high:g}, got {value}")
+        raise InputError(f"{part}: {name} must be {low:g}..{high:g}, got {value}")
 
 
 def check_top_k(router: str, top_k: int, needed: int) -> None:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.trace.routers.group_limited import route
+from moesim.trace.synthetic import synthetic_steps
+
+
+def routed(experts, top_k, groups, chosen, *, tokens=20, seed=0):
+    """One step of two layers [L, T, K]."""
+    sizes = {"num_layers": 2, "num_experts": experts, "top_k": top_k, "num_ranks": 1, "tokens_per_rank": tokens}
+    (step,) = synthetic_steps("group_limited", **sizes, seed=seed, num_groups=groups, top_groups=chosen)
+    return step.experts_LTK
 
 
 @given(
@@ -20,15 +27,7 @@ def test_experts_are_distinct_and_lie_in_few_groups(num_groups, size, top_groups
     """Every token's experts, in every layer."""
     top_groups = min(top_groups, num_groups)
     top_k = min(top_k, top_groups * size)
-    experts_LTK = route(
-        num_layers=2,
-        num_tokens=20,
-        num_experts=num_groups * size,
-        top_k=top_k,
-        rng=np.random.default_rng(seed),
-        num_groups=num_groups,
-        top_groups=top_groups,
-    )
+    experts_LTK = routed(num_groups * size, top_k, num_groups, top_groups, seed=seed)
     assert (2, 20, top_k) == experts_LTK.shape
     for row in experts_LTK.reshape(-1, top_k).tolist():
         assert top_k == len(set(row))
@@ -38,16 +37,7 @@ def test_experts_are_distinct_and_lie_in_few_groups(num_groups, size, top_groups
 
 def test_all_experts_are_as_likely_as_each_other():
     """256 experts in 8 groups, 4 chosen, 8 experts each: loads within 5 standard deviations of even."""
-    experts_LTK = route(
-        num_layers=1,
-        num_tokens=20_000,
-        num_experts=256,
-        top_k=8,
-        rng=np.random.default_rng(0),
-        num_groups=8,
-        top_groups=4,
-    )
-    load_E = np.bincount(experts_LTK.ravel(), minlength=256)
+    load_E = np.bincount(routed(256, 8, 8, 4, tokens=20_000)[0].ravel(), minlength=256)
     assert np.abs(load_E - 625).max() < 5 * 625**0.5
 
 
@@ -55,12 +45,4 @@ def test_all_experts_are_as_likely_as_each_other():
 def test_groups_that_cannot_be_are_refused(groups, chosen, top_k):
     """Groups that do not divide 32 experts, more chosen than there are, too few experts in them."""
     with pytest.raises(InputError, match="group_limited"):
-        route(
-            num_layers=1,
-            num_tokens=1,
-            num_experts=32,
-            top_k=top_k,
-            rng=np.random.default_rng(0),
-            num_groups=groups,
-            top_groups=chosen,
-        )
+        routed(32, top_k, groups, chosen)

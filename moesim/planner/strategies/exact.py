@@ -27,7 +27,7 @@ from moesim.planner.swapping import level_by_swaps
 from moesim.planner.water_fill import water_fill
 
 REPLICA_POLICY = "split"
-MOST_CELLS = 512  # experts x devices of a layer; beyond it CP-SAT does not beat swaps in minutes
+MOST_CELLS = 64  # experts x devices of a layer; beyond it CP-SAT does not beat swaps in minutes
 _SHARES = 1 << 16  # the load of a layer is scaled to about this many whole tokens
 
 

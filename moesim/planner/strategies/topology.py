@@ -20,7 +20,7 @@ from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node
 
 REPLICA_POLICY = "split"
-WORK = 1.0e7  # a layer, in units of moesim.planner.search_state.set_table: half a second
+WORK = 8e6  # a layer, in units of moesim.planner.search_state.set_table: a third of a second
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain

@@ -18,7 +18,7 @@ def build(layer: RouterLayer, stream: TokenStream, *, group_tokens: int = 512) -
     Solved exactly; the time for a token grows with the square of `group_tokens` (1..8192), about 20 us at 512.
     """
     check_top_k("base_assignment", layer.top_k, 1)
-    check_between("base_assignment", "group_tokens", group_tokens, 1, 8192)
+    check_between("router base_assignment", "group_tokens", group_tokens, 1, 8192)
     gate = make_gate(layer, stream)
 
     def route(batch: TokenBatch) -> NDArray[np.int32]:

@@ -21,8 +21,8 @@ def build(
     paper's variant with a limit per token, as a stable matching). Exactly balanced wherever C x E <= (T - C) x top_k.
     `mean_experts` 0: half of top_k.
     """
-    check_between("expert_choice", "mean_experts", mean_experts, 0.0, layer.top_k)
-    check_between("expert_choice", "group_tokens", group_tokens, 1, 2**20)
+    check_between("router expert_choice", "mean_experts", mean_experts, 0.0, layer.top_k)
+    check_between("router expert_choice", "group_tokens", group_tokens, 1, 2**20)
     gate = make_gate(layer, stream)
     mean = mean_experts or layer.top_k / 2
 
@@ -48,33 +48,39 @@ def _by_weight(experts_TK: NDArray[np.int32], weight_TE: NDArray[np.float64]) ->
 
 @njit(cache=True, nogil=True)
 def _match(weight_TE, order_TE, capacity, experts_TK):  # type: ignore[no-untyped-def]  # types are numba's
-    """Experts ask tokens in falling order of weight until they hold `capacity`; a full token swaps for a larger one."""
+    """Experts ask tokens in falling order of weight until they hold `capacity`; a full token keeps the larger ones."""
     num_tokens, num_experts = weight_TE.shape
     held_E, asked_E = np.zeros(num_experts, np.int64), np.zeros(num_experts, np.int64)
-    for start in range(num_experts):
-        expert = start
-        while expert >= 0:
-            refused = -1
-            while held_E[expert] < capacity and asked_E[expert] < num_tokens and refused < 0:
-                token = order_TE[asked_E[expert], expert]
-                asked_E[expert] += 1
-                weakest = 0
-                for k in range(experts_TK.shape[1]):
-                    if experts_TK[token, k] < 0:
-                        weakest = k
-                        break
-                    if weight_TE[token, experts_TK[token, k]] < weight_TE[token, experts_TK[token, weakest]]:
-                        weakest = k
-                other = experts_TK[token, weakest]
-                if other < 0 or weight_TE[token, other] < weight_TE[token, expert]:
-                    experts_TK[token, weakest] = expert
-                    held_E[expert] += 1
-                    if other >= 0:
-                        held_E[other] -= 1
-                        refused = other
-            if refused >= 0 and held_E[expert] < capacity:
-                # Both still have tokens to ask: the one put out goes first, this one is served again from the start.
-                expert, refused = refused, expert
-                start_again = True
-            else:
-                expert = refused
+    waiting_E, num_waiting = np.arange(num_experts), num_experts
+    is_waiting_E = np.ones(num_experts, np.bool_)
+    while num_waiting:
+        num_waiting -= 1
+        expert = waiting_E[num_waiting]
+        is_waiting_E[expert] = False
+        while held_E[expert] < capacity and asked_E[expert] < num_tokens:
+            token = order_TE[asked_E[expert], expert]
+            asked_E[expert] += 1
+            place = _weakest(weight_TE[token], experts_TK[token])
+            other = experts_TK[token, place]
+            if other >= 0 and weight_TE[token, other] >= weight_TE[token, expert]:
+                continue
+            experts_TK[token, place] = expert
+            held_E[expert] += 1
+            if other >= 0:
+                held_E[other] -= 1
+                if not is_waiting_E[other]:
+                    waiting_E[num_waiting] = other
+                    is_waiting_E[other] = True
+                    num_waiting += 1
+
+
+@njit(cache=True, nogil=True)
+def _weakest(weight_E, row_K):  # type: ignore[no-untyped-def]  # types are numba's
+    """The first free place of a row, else that of its smallest weight."""
+    weakest = 0
+    for k in range(len(row_K)):
+        if row_K[k] < 0:
+            return k
+        if weight_E[row_K[k]] < weight_E[row_K[weakest]]:
+            weakest = k
+    return weakest

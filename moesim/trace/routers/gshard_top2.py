@@ -3,9 +3,10 @@
 import math
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
-from moesim.trace.counter_noise import root_key
+from moesim.trace.counter_noise import root_key, subkey, unit
 from moesim.trace.gate import RouterLayer, make_gate, top_of
 from moesim.trace.token_groups import Route, check_between, check_top_k, in_groups, keep_within
 from moesim.trace.token_stream import TokenBatch, TokenStream
@@ -19,8 +20,8 @@ def build(
     An expert takes at most ceil(2 T / E x capacity_factor) of a group of T tokens, all first choices before any second.
     """
     check_top_k("gshard_top2", layer.top_k, 2)
-    check_between("gshard_top2", "capacity_factor", capacity_factor, 1e-6, 1e6)
-    check_between("gshard_top2", "group_tokens", group_tokens, 1, 2**20)
+    check_between("router gshard_top2", "capacity_factor", capacity_factor, 1e-6, 1e6)
+    check_between("router gshard_top2", "group_tokens", group_tokens, 1, 2**20)
     gate = make_gate(layer, stream)
     key = root_key(layer.seed, 24, layer.layer)
 
@@ -35,3 +36,16 @@ def build(
         return keep_within(experts_TK, capacity, layer.num_experts)
 
     return lambda batch: in_groups(batch, group_tokens, route)
+
+
+def _chances(batch: TokenBatch, key: np.uint64) -> NDArray[np.float64]:
+    """[T] uniform numbers of the tokens, in whatever batch they come."""
+    chance_T = np.empty(len(batch))
+    _draw(batch.sequence_T, batch.position_T, key, chance_T)
+    return chance_T
+
+
+@njit(cache=True, nogil=True)
+def _draw(sequence_T, position_T, key, chance_T):  # type: ignore[no-untyped-def]  # types are numba's
+    for token in range(len(chance_T)):
+        chance_T[token] = unit(subkey(subkey(key, sequence_T[token]), position_T[token]))

@@ -19,8 +19,8 @@ def build(layer: RouterLayer, stream: TokenStream, *, gated: int = 0, vocabulary
     The same word always hashes to the same experts of a layer (where the gate has not taken them). Words are Zipf, so
     loads are skewed.
     """
-    check_between("hash", "gated", gated, 0, layer.top_k)
-    check_between("hash", "vocabulary", vocabulary, 1, 2**24)
+    check_between("router hash", "gated", gated, 0, layer.top_k)
+    check_between("router hash", "vocabulary", vocabulary, 1, 2**24)
     gate = make_gate(layer, stream) if gated else None
     key = root_key(layer.seed, 25, layer.layer)
 

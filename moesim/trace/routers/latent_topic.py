@@ -21,7 +21,7 @@ def build(layer: RouterLayer, stream: TokenStream, *, contrast: float = 1.5) -> 
 
     The two popularities are lognormal with standard deviation `contrast` (0..20) and `hot`. Raises InputError.
     """
-    check_between("latent_topic", "contrast", contrast, 0.0, 20.0)
+    check_between("router latent_topic", "contrast", contrast, 0.0, 20.0)
     knobs = stream.knobs
     if knobs.topics * layer.num_experts > _MOST_CELLS:
         raise InputError(

@@ -19,8 +19,8 @@ def build(layer: RouterLayer, stream: TokenStream, *, balance: float = 0.8, nois
 
     0: the gate as drawn; 1: the bias at which every expert is as likely as any other is fully in force.
     """
-    check_between("noisy_topk", "balance", balance, 0.0, 1.0)
-    check_between("noisy_topk", "noise", noise, 0.0, 100.0)
+    check_between("router noisy_topk", "balance", balance, 0.0, 1.0)
+    check_between("router noisy_topk", "noise", noise, 0.0, 100.0)
     gate = make_gate(
         replace(layer, evolutions=(_balanced_by(balance), *layer.evolutions)), stream, balanced=balance > 0
     )

@@ -15,7 +15,7 @@ def build(layer: RouterLayer, *, exponent: float = 1.0) -> Route:
 
     The seed fixes which experts are hot in each layer, so that they stay hot from step to step.
     """
-    check_between("zipf", "exponent", exponent, 0.0, STEEPEST)
+    check_between("router zipf", "exponent", exponent, 0.0, STEEPEST)
     by_rank_E = np.arange(1, layer.num_experts + 1, dtype=np.float64) ** -exponent
     shuffles = np.random.default_rng(layer.seed)
     weight_E = [shuffles.permutation(by_rank_E) for _ in range(layer.layer + 1)][-1]

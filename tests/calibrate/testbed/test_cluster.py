@@ -14,7 +14,7 @@ import pytest
 
 from calibrate.testbed import cluster
 from calibrate.testbed.__main__ import main
-from calibrate.testbed.cases import LayerShape, uniform_routing
+from calibrate.testbed.cases import LayerShape, drawn_routing
 from calibrate.testbed.fit import nominal_profile
 from calibrate.testbed.predict import Predictor
 from calibrate.testbed.probes import pair_matrix
@@ -98,7 +98,7 @@ def test_a_small_cluster_computes_right_and_near_the_predicted_time() -> None:
     """2 x 2 ranks: uneven bytes arrive, both algorithms agree, and nominal rates predict the time within a loose band."""
     wiring = Wiring(nodes=2, ranks_per_node=2, rank_bytes_per_s=2.5e6, uplink_bytes_per_s=2.5e6)
     shape = LayerShape(width=64, hidden=8, tokens_per_rank=256, chunk_tokens=64)
-    routing = uniform_routing(wiring, shape.tokens_per_rank, experts=8, top_k=2, seed=1)
+    routing = drawn_routing(wiring, shape.tokens_per_rank, experts=8, top_k=2, seed=1)
     counts = count_traffic(
         routing.slots_TK.astype(np.int32),
         routing.source_T.astype(np.int32),

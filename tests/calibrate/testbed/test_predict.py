@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from calibrate.testbed.cases import LayerShape, uniform_routing
+from calibrate.testbed.cases import LayerShape, drawn_routing
 from calibrate.testbed.fit import nominal_profile
 from calibrate.testbed.predict import Predictor, with_own_sends
 from calibrate.testbed.wiring import Wiring
@@ -16,7 +16,7 @@ PREDICTOR = Predictor(
 
 
 def _traffic(wiring: Wiring = WIRING) -> PlacedTraffic:
-    routing = uniform_routing(wiring, 64, experts=8, top_k=2, seed=5)
+    routing = drawn_routing(wiring, 64, experts=8, top_k=2, seed=5)
     ids, source, devices = (a.astype(np.int32) for a in (routing.slots_TK, routing.source_T, routing.device_of_slot_P))
     counts = count_traffic(ids, source, devices, wiring.ranks, wiring.ranks_per_node)
     return PlacedTraffic(counts, np.bincount(ids.ravel(), minlength=8))

@@ -1,0 +1,1 @@
+"""Training dynamics: one file per way in which a gate changes from step to step; each defines `evolve`."""
