@@ -1,6 +1,6 @@
 """Benchmark of planning: the topology strategy against EPLB on steps it has not seen, by `fluid`, cell by cell.
 
-Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--steps 4] [--write].
+Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--steps 8] [--write].
 A cell is a trace, a kind of step, nodes, extra slots per device and a batch size. Steps that are at least 85 % full are
 halved: strategies plan on (the last 24 of) the first half and are judged on the first of the second. *Headroom* is the
 better EPLB mode's step time over the oracle's (topology planned on the judged steps), *captured* the part of its logarithm
@@ -263,7 +263,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one small cell")
     parser.add_argument("--traces", nargs="+", default=[], metavar="FILE[=MODEL]", help="beside the bundled one")
     parser.add_argument("--nodes", nargs="+", type=int, default=[2, 4, 8])
-    parser.add_argument("--steps", type=int, default=4, help="judged steps of a cell")
+    parser.add_argument("--steps", type=int, default=8, help="judged steps of a cell")
     parser.add_argument("--every", type=int, default=1, help="only every so manyth cell")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibrate.build_profiles import RECIPES, chosen, disagrees, published
 from calibrate.expert_load import tokens_per_expert
 from calibrate.fit.communication import fit_kernel
 from calibrate.fit.expert_mlp import Rates, expert_rows, held_out_times, same_surfaces
 from calibrate.fit.transfers import measured_s, predict
 from calibrate.measurement import Measurement
-from calibrate.profiles.build import RECIPES, chosen, disagrees, published
 from moesim.calibration import CalibrationProfile, load_profile
 from moesim.calibration_curves import ExpertCurve
 from moesim.compute import expert_activation_bytes
@@ -119,7 +119,7 @@ def _split(
     """Fit the rows that are not `out_M`, predict those that are."""
     train = [m for m, out in zip(rows, out_M.tolist(), strict=True) if not out]
     test = [m for m, out in zip(rows, out_M.tolist(), strict=True) if out]
-    nic = _nic_of(train) if target == EP and library == "deepep-normal" else None
+    nic = _nic_of(train) if target == EP and library in ("deepep-normal", "pplx") else None
     kernel, _ = fit_kernel(train, library, "a validation fit", nic, judge=False)
     profile = load_profile().model_copy(update={"kernels": {library: kernel}})
     release = str(rows[0].params.get("release") or _table_of(rows[0]))
@@ -128,7 +128,7 @@ def _split(
 
 
 def _nic_of(train: Sequence[Measurement]) -> float | None:
-    """The NIC's fraction from low-latency rows of EP <= 16 on the same hardware: few normal rows of EP 16 are bound by it."""
+    """The NIC's fraction from DeepEP's low-latency rows of EP <= 16 on the same hardware; too few of these are bound by it."""
     hardware = train[0].params["hardware"]
     release = "0.5.6.post2" if hardware == "h100-sxm" else "initial low-latency"
     rows = [m for m in transfers("deepep-ll", hardware, release) if m.params["ranks"] <= _LARGEST_FITTED_EP]

@@ -75,6 +75,10 @@ class ParallelDims:
         """
         if min(tp, pp, etp) < 1:
             raise InputError(f"parallel degrees must be at least 1, got tp={tp}, pp={pp}, etp={etp}")
+        if ep is None and world % (etp * pp):
+            raise InputError(
+                f"etp={etp} x pp={pp} = {etp * pp} does not divide world_size={world}; divisors: {divisors(world)}"
+            )
         ep = max(world // (etp * pp), 1) if ep is None else ep
         dp = max(world // (tp * pp), 1) if dp is None else dp
         return cls(world=world, ep=ep, dp=dp, tp=tp, pp=pp, etp=etp)
@@ -136,7 +140,12 @@ def deal_layers(num_layers: int, num_parts: int, sizes: Sequence[int] | None = N
         each, left = divmod(num_layers, num_parts)
         if left or not each:
             even = [num_layers // num_parts + (part < num_layers % num_parts) for part in range(num_parts)]
-            say = f" or say how many each holds, as in train.stage_layers: {even}" if each and num_parts <= 64 else ""
+            if not each:
+                raise InputError(
+                    f"{num_parts} pipeline parts (pp x chunks) are more than the {num_layers} layers to deal to them; "
+                    f"take one of {divisors(num_layers)}"
+                )
+            say = f" or say how many each holds, as in train.stage_layers: {even}" if num_parts <= 64 else ""
             raise InputError(
                 f"{num_parts} pipeline parts (pp x chunks) do not divide {num_layers} layers: {num_parts} x {each} = "
                 f"{num_parts * each}; take one of {divisors(num_layers)}{say}"

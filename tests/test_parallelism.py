@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.parallelism import ParallelDims
+from moesim.parallelism import ParallelDims, deal_layers
 
 
 @given(ep=st.integers(1, 64), edp=st.integers(1, 16), tp=st.integers(1, 8))
@@ -41,3 +41,15 @@ def test_degrees_below_one_are_refused(name):
     for value in (0, -4):
         with pytest.raises(InputError):
             ParallelDims.for_world(8, **{name: value})
+
+
+def test_a_degree_left_out_is_not_blamed() -> None:
+    """Where ep is left out, the refusal shows the product of what was given."""
+    with pytest.raises(InputError, match=r"^etp=1 x pp=5 = 5 does not divide world_size=16; divisors: 1, 2, 4, 8, 16$"):
+        ParallelDims.for_world(16, pp=5)
+
+
+def test_more_pipeline_parts_than_layers_are_refused() -> None:
+    """Four parts of three layers are refused by number, without a product of zero."""
+    with pytest.raises(InputError, match="4 pipeline parts .* are more than the 3 layers"):
+        deal_layers(3, 4)

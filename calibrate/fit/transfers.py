@@ -45,7 +45,7 @@ ALGORITHMS = {
     "pplx": "direct",
     "uccl": "node_dedup",
     "mori": "per_device",
-    "trtllm-two-sided": "per_device",
+    "trtllm-two-sided": "direct",  # its times grow with EP as token copies per expert do, not per device
     "trtllm-one-sided": "per_device",
     "nccl": "direct",
     "rccl": "direct",
@@ -54,6 +54,7 @@ ALGORITHMS = {
 _COMBINE_IN_BF16 = ("trtllm-two-sided", "trtllm-one-sided")  # their tables name the type of the dispatch; times agree
 _EVEN_FROM_TOKENS = 512
 _MOST_DRAWN = 32_768  # tokens of all ranks drawn for one setup
+_PURE_RDMA = "initial low-latency"  # DeepEP's table of February 2025 uses no NVLink inside a node
 _EXPERTS_PER_RANK = 32  # where a table does not say: distinct devices of a token hardly depend on it
 _SEED = 0
 _UNIT = 1.0
@@ -88,6 +89,8 @@ def setup_of(measurement: Measurement) -> Setup:
         raise InputError(f"library {library!r} has no known all-to-all algorithm")
     ranks = _count(params, "ranks")
     cluster = machine(hardware, 1)
+    if _PURE_RDMA in str(params.get("release", "")):
+        params = {**params, "nodes": ranks}  # every copy leaves by the NIC, as if each rank had a node of its own
     nodes = -(-ranks // cluster.devices_per_node) if cluster.devices_per_node > 8 else _count(params, "nodes")
     if ranks % nodes or ranks // nodes > cluster.devices_per_node:
         raise InputError(f"{ranks} ranks on {nodes} nodes do not fit {cluster.name} evenly")

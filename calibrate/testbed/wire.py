@@ -2,7 +2,7 @@
 
 An all-to-allv is made of point-to-point messages, as NCCL makes it. gloo's own all_to_all_single posts each receive after
 a send to the same peer; its "ready" message then waits behind that send's data on their one connection, so that the two
-directions of a pair run one after the other and the links stand half idle (1.3 to 1.7 times as long).
+directions of a pair run one after the other and the links stand partly idle (1.2 times as long and more, for large messages).
 """
 
 import time

@@ -35,7 +35,7 @@ def partition(graph: Hypergraph, share_N: NDArray[np.float64], slots_N: Ints, se
     cap_N = np.maximum(cap_N, graph.load_E.max())
     first_E = _spread(graph.load_E, share_N, slots_N)
     best_E = refine(graph, first_E, cap_N, slots_N)
-    if graph.num_nodes > 1 and has_mtkahypar():
+    if graph.num_nodes > 1 and graph.num_edges > 0 and has_mtkahypar():
         parted_E = _fitted(graph.load_E, _mtkahypar(graph, cap_N, seed), slots_N)
         parted_E = refine(graph, parted_E, cap_N, slots_N)
         if _badness(graph, parted_E, cap_N) < _badness(graph, best_E, cap_N):

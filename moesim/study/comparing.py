@@ -10,7 +10,7 @@ from moesim.planner import replica_policy
 from moesim.result import ComparedRun, Comparison, Headroom, SimulationResult
 from moesim.routing import DealtStep
 from moesim.scenario import Scenario
-from moesim.setting import load_setting
+from moesim.setting import Setting, load_setting
 from moesim.step_bound import balanced_phases
 from moesim.step_work import StepWork, WorkPlan
 from moesim.study.placing import (
@@ -24,6 +24,8 @@ from moesim.study.placing import (
 )
 from moesim.study.simulating import OnProgress, replayed
 from moesim.study.work_plan import make_work_plan
+
+ORACLE = "topology"
 
 
 def compare(
@@ -67,11 +69,12 @@ def compare(
         )
         rows[name] = _row(results[name], plan_s)
     baseline_s = results[BASELINE].step_time_s
+    oracle_s = None if setting.training else _oracle_s(setting, results, dealt, window)
     runs = [_with_speedup(rows[name], baseline_s) for name in asked]
     results = {name: results[name] for name in asked if name in results}
     return Comparison(
         runs=tuple(runs),
-        headroom=Headroom() if setting.training else _headroom(results, work_of, dealt),
+        headroom=Headroom() if setting.training else _headroom(results, work_of, dealt, oracle_s),
         results=results,
         scenario=setting.scenario.record(),
         assumptions=_common(results),
@@ -95,15 +98,37 @@ def _with_speedup(row: ComparedRun, baseline_s: float) -> ComparedRun:
     return row.model_copy(update={"speedup": speedup})
 
 
+def _oracle_s(
+    setting: Setting, results: dict[str, SimulationResult], dealt: Sequence[DealtStep], window: Window | None
+) -> float | None:
+    """The step under ORACLE planned on the judged steps themselves; None where it was not asked for or declines.
+
+    It takes as long as that strategy does, so only a comparison that runs the strategy anyway pays for it.
+    """
+    if ORACLE not in results:
+        return None
+    if window is None or window == setting.scenario.trace.steps:
+        return results[ORACLE].step_time_s
+    try:
+        answer = place_experts(setting, ORACLE, problem_for([ORACLE], setting, None))
+    except Declined:
+        return None
+    work = make_work_plan(setting, answer.placements, policy_of(setting, ORACLE))
+    return replayed(setting, work, ORACLE, dealt, (), None).step_time_s
+
+
 def _headroom(
-    results: dict[str, SimulationResult], work_of: dict[str, WorkPlan], dealt: Sequence[DealtStep]
+    results: dict[str, SimulationResult],
+    work_of: dict[str, WorkPlan],
+    dealt: Sequence[DealtStep],
+    oracle_s: float | None,
 ) -> Headroom:
-    """Perfect balance from the fastest run's own bytes; the oracle needs a strategy that optimises the step."""
+    """Perfect balance from the fastest run's own bytes; the oracle knew the judged steps."""
     if not results:
         return Headroom()
     fastest = min(results, key=lambda name: results[name].step_time_s)
     phases = [balanced_phases(StepWork(plan=work_of[fastest], dealt=step)).step_s for step in dealt]
-    return Headroom(perfect_balance_s=float(np.mean(phases)))
+    return Headroom(perfect_balance_s=float(np.mean(phases)), oracle_s=oracle_s)
 
 
 def _compared_scenario(

@@ -140,3 +140,10 @@ def test_topology_without_tokens_places_by_load_and_says_so(problem):
     assert [24, 24] == [placement.num_slots for placement in answer.placements]
     with pytest.raises(Declined, match="failure domains"):
         place("topology", dataclasses.replace(problem, survive=1))
+
+
+def test_a_window_without_tokens_is_an_ordinary_case(problem):
+    """Every expert is placed all the same."""
+    empty = make_sketch([DealtStep(0, np.zeros(0, np.int32), np.zeros((LAYERS, 0, 2), np.int32), None, 0.0)], 16)
+    answer = place("topology", dataclasses.replace(problem, sketch=empty, load_LE=np.zeros((LAYERS, EXPERTS))))
+    assert [24, 24] == [placement.num_slots for placement in answer.placements]

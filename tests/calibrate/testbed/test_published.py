@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from calibrate.measurement import read_measurements
@@ -30,10 +29,8 @@ def test_the_layer_time_is_predicted_within_the_target(agreement: Agreement) -> 
 
 
 def test_the_order_of_placements_is_predicted(agreement: Agreement) -> None:
-    """Mean rank correlation: by direct at least 0.9; over both algorithms 0.8, since two-hop times differ by few %."""
-    direct = [value for group, value in agreement.rank_correlations.items() if group.endswith("direct")]
-    assert np.mean(direct) >= TARGET_RANK_CORRELATION
-    assert agreement.rank_correlation >= 0.8
+    """Mean rank correlation over windows and algorithms at least 0.9."""
+    assert agreement.rank_correlation >= TARGET_RANK_CORRELATION
 
 
 def test_the_profile_is_what_the_fit_makes_of_the_committed_probes() -> None:

@@ -1,4 +1,4 @@
-"""Make the shipped profiles from calibrate/published: `python -m calibrate.profiles.build [NAME...]`; same tables, same bytes.
+"""Make the shipped profiles from calibrate/published: `python -m calibrate.build_profiles [NAME...]`; same tables, same bytes.
 
 Which rows a profile rests on is chosen here, by source: rows of one release on one machine, so that no two sites' timers
 are mixed. What is not chosen is what `moesim validate` compares against.
@@ -14,9 +14,9 @@ from calibrate.fit import FitReport, answer_lines, fit, write_profile
 from calibrate.import_report import ImportOptions, ImportReport
 from calibrate.importers.table import read
 from calibrate.measurement import Measurement
+from moesim.provenance import data_folder
 
-FOLDER = Path(__file__).resolve().parent
-PUBLISHED = FOLDER.parent / "published"
+FOLDER = Path(__file__).resolve().parent / "profiles"
 TABLES = ("alltoall.csv", "silicon/dispatch.csv", "silicon/nccl.csv", "silicon/expert_mlp.csv")
 _TRTLLM = "trtllm_moe_torch_flow_cutlass"
 
@@ -78,7 +78,8 @@ RECIPES = {
 def published() -> tuple[Measurement, ...]:
     """Every measurement of the published tables."""
     report = ImportReport()
-    return tuple(m for table in TABLES for m in read(str(PUBLISHED / table), ImportOptions(), report))
+    folder = data_folder("calibrate/published")
+    return tuple(m for table in TABLES for m in read(str(folder / table), ImportOptions(), report))
 
 
 def chosen(recipe: Recipe, measurements: Sequence[Measurement]) -> list[Measurement]:
