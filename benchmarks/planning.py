@@ -37,6 +37,7 @@ BUNDLED = "moe-64e-public-domain"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "PLANNING.md"
 BEGIN, END = "<!-- cells: python benchmarks/planning.py --write -->", "<!-- end of cells -->"
 EPLB = ("eplb_global", "eplb_hierarchical")
+BATCHES = {"prefill": (16, 128), "decode": (2, 8)}  # tokens a rank; traces have some 200 sequences to decode at once
 FULL, MOST_PLANNED, MOST_READ = 0.85, 24, 200
 STAND_IN = "deepseek-v2-lite"  # under which routing of models without widths is replayed
 MODELS = {(32, 4): "gpt-oss-20b", (64, 6): "deepseek-v2-lite"}
@@ -121,11 +122,11 @@ def cells_of(trace: str, model: str, routing_only: bool, nodes: Sequence[int]) -
     experts = load_setting(make_scenario(_probe(trace, model, routing_only))).model.num_experts
     common = {"trace": trace, "model": model, "routing_only": routing_only}
     fitting = [count for count in nodes if 8 * count <= experts]
-    for count, kind, extra, tokens in itertools.product(fitting, ("prefill", "decode"), (1, 2, 3), (8, 128)):
-        yield Cell(kind=kind, nodes=count, extra=extra, tokens_per_rank=tokens, **common)
+    for count, kind, extra, batch in itertools.product(fitting, ("prefill", "decode"), (1, 2, 3), (0, 1)):
+        yield Cell(kind=kind, nodes=count, extra=extra, tokens_per_rank=BATCHES[kind][batch], **common)
     for rules, kind in itertools.product(("uneven slots", "two speeds", "torus"), ("prefill", "decode")):
         if fitting and (rules != "torus" or experts >= 32):
-            yield Cell(kind=kind, nodes=fitting[0], extra=1, tokens_per_rank=32, rules=rules, **common)
+            yield Cell(kind=kind, nodes=fitting[0], extra=1, tokens_per_rank=BATCHES[kind][1], rules=rules, **common)
 
 
 def judge(cell: Cell, most_judged: int, work_limit: float = 1.0) -> Outcome | None:

@@ -66,7 +66,7 @@ def sets() -> Iterator[ValidationSet]:
         ("deepep-normal", "h200-sxm", "0.5.12"),
         ("deepep-normal", "b200-sxm", "0.5.12"),
         ("trtllm-two-sided", "gb200-nvl72", "trtllm_alltoall"),
-        ("mori", "mi355x", "MORI-EP IntraNode"),
+        ("rccl", "mi355x", "RCCL"),
     ):
         rows = transfers(library, hardware, release)
         yield _split(SIZES, library, rows, _odd_sizes(rows), "fitted to every other size, judged on the sizes between")

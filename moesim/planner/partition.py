@@ -16,7 +16,7 @@ from moesim.planner.hypergraph import Hypergraph
 
 Ints = NDArray[np.int64]
 LOAD_SLACK = 0.06  # a node's load may be this much above its share
-MOST_EDGES = 640  # that Mt-KaHyPar sees (a quarter of a second); moves and swaps afterwards see all
+MOST_EDGES = 256  # that Mt-KaHyPar sees (a fifth of a second); moves and swaps afterwards see all
 _PASSES = 12
 
 
@@ -25,17 +25,19 @@ def has_mtkahypar() -> bool:
     return _engine() is not None
 
 
-def partition(graph: Hypergraph, share_N: NDArray[np.float64], slots_N: Ints, seed: int) -> Ints:
+def partition(
+    graph: Hypergraph, share_N: NDArray[np.float64], slots_N: Ints, seed: int, *, thorough: bool = True
+) -> Ints:
     """The node of each expert, int64 [E]; node n takes about `share_N[n]` of the load and at most `slots_N[n]` experts.
 
     `share_N` sums to 1, `slots_N` to at least the experts. The load cap gives way where the largest experts do not fit
-    under it; the cap on experts does not. Same arguments, same answer.
+    under it; the cap on experts does not. Not `thorough`: without Mt-KaHyPar. Same arguments, same answer.
     """
     cap_N = np.ceil((1.0 + LOAD_SLACK) * share_N * graph.load_E.sum()).astype(np.int64)
     cap_N = np.maximum(cap_N, graph.load_E.max())
     first_E = _spread(graph.load_E, share_N, slots_N)
     best_E = refine(graph, first_E, cap_N, slots_N)
-    if graph.num_nodes > 1 and graph.num_edges > 0 and has_mtkahypar():
+    if thorough and graph.num_nodes > 1 and graph.num_edges > 0 and has_mtkahypar():
         parted_E = _fitted(graph.load_E, _mtkahypar(graph, cap_N, seed), slots_N)
         parted_E = refine(graph, parted_E, cap_N, slots_N)
         if _badness(graph, parted_E, cap_N) < _badness(graph, best_E, cap_N):

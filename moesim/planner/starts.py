@@ -30,7 +30,7 @@ def by_load(problem: PlacementProblem, layer: int) -> Copies:
     return _held(problem, packed_P)
 
 
-def by_node(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> Copies:
+def by_node(problem: PlacementProblem, sketch: TokenSketch, layer: int, *, thorough: bool = True) -> Copies:
     """Experts to nodes by their tokens, copies where they save trips between nodes, then longest first in each node."""
     slots_D, load_E, node_D = problem.slots_of_devices, problem.load_LE[layer], problem.node_of_devices
     slots_N = np.bincount(node_D, weights=slots_D, minlength=problem.num_nodes).astype(np.int64)
@@ -40,7 +40,7 @@ def by_node(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> Copie
     node_T = problem.node_of_devices[sketch.source_T[::step] % problem.num_devices]
     weight_T = sketch.weight_T[::step]
     graph = token_hypergraph(experts_TK, node_T, weight_T, problem.num_experts, problem.num_nodes)
-    node_E = _parted(graph, speed_N / speed_N.sum(), slots_N, problem.seed)
+    node_E = _parted(graph, speed_N / speed_N.sum(), slots_N, problem.seed, thorough=thorough)
     holds_EN = replicate_on_nodes(experts_TK, node_T, weight_T, node_E, slots_N, LOAD_PRICE)
     holds_ED = np.zeros((problem.num_experts, problem.num_devices), dtype=np.bool_)
     for node in range(problem.num_nodes):
@@ -71,13 +71,14 @@ def by_eplb(problem: PlacementProblem, layer: int, *, hierarchical: bool) -> Exp
 
 
 def _parted(
-    graph: Hypergraph, share_N: NDArray[np.float64], slots_N: NDArray[np.int64], seed: int
+    graph: Hypergraph, share_N: NDArray[np.float64], slots_N: NDArray[np.int64], seed: int, *, thorough: bool
 ) -> NDArray[np.int64]:
     """The node of each expert; super-experts of experts often used together where there are too many of them."""
     if graph.num_experts <= MOST_VERTICES:
-        return partition(graph, share_N, slots_N, seed)
+        return partition(graph, share_N, slots_N, seed, thorough=thorough)
     coarse = coarsen(graph, slots_N)
-    node_E: NDArray[np.int64] = partition(coarse.graph, share_N, coarse.slots_N, seed)[coarse.vertex_of_expert_E]
+    node_V = partition(coarse.graph, share_N, coarse.slots_N, seed, thorough=thorough)
+    node_E: NDArray[np.int64] = node_V[coarse.vertex_of_expert_E]
     return node_E
 
 

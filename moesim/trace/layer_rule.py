@@ -41,6 +41,21 @@ def layers_of_rows(
     )
 
 
+def layers_of_all_rows(
+    num_rows: int, *, model: RoutedModel | None, asked: tuple[int, ...] | None, source: str
+) -> tuple[int, ...]:
+    """Model layer index of each row where the recorder writes one for every layer, dense ones too.
+
+    The rows are layers 0.. unless `asked` names them; InputError when the model has another number of layers.
+    """
+    if asked is None and model is not None and num_rows != model.num_layers:
+        raise InputError(
+            f"{source} has {num_rows} layer rows, one for every layer of its model, but {model.name} has "
+            f"{model.num_layers} layers; it is another model's, or name the rows' layers with --layers"
+        )
+    return layers_of_rows(num_rows, model=model, asked=asked, stated=tuple(range(num_rows)), source=source)
+
+
 def check_model(info: TraceInfo, model: RoutedModel, source: str) -> None:
     """Raise InputError when `info` is not routing of `model`: its name (where stated), experts, top-k and layers."""
     check_shape(info, model, source)

@@ -21,6 +21,7 @@ from moesim.planner.starts import by_eplb, by_load, by_node
 
 REPLICA_POLICY = "split"
 WORK = 8e6  # a layer, in units of moesim.planner.search_state.set_table: a third of a second
+QUICK = 0.2  # of the usual work: below it no trial on unseen windows and no start by node
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
@@ -47,7 +48,9 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
             f"topology searches {problem.num_experts} experts x {problem.num_devices} devices x slots={problem.num_slots} "
             f"expert by expert, which takes more than {MOST_CELLS} cells; take key_grid or balanced"
         )
-    trial = try_variants(problem, problem.sketch, functools.partial(_searched, share=0.5), _published)
+    trial = None
+    if problem.work_limit >= QUICK:
+        trial = try_variants(problem, problem.sketch, functools.partial(_searched, share=0.5), _published)
     if trial is not None and trial.gain < -WORSE:
         even = tuple(_published_best(problem, layer) for layer in range(problem.num_layers))
         return PlacementAnswer(
@@ -63,13 +66,15 @@ def _searched(problem: PlacementProblem, sketch: TokenSketch, layer: int, share:
     """The layer searched with a share of the usual work."""
     assert problem.costs is not None
     work = WORK * share * problem.work_limit * min(1.0, 58 / problem.num_layers)
-    return search_layer(problem, problem.costs, sketch, layer, _starts(problem, sketch, layer), work)
+    return search_layer(
+        problem, problem.costs, sketch, layer, _starts(problem, sketch, layer, thorough=share == 1.0), work
+    )
 
 
-def _starts(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> list[NDArray[np.bool_]]:
+def _starts(problem: PlacementProblem, sketch: TokenSketch, layer: int, *, thorough: bool) -> list[NDArray[np.bool_]]:
     starts = [by_load(problem, layer)]
-    if problem.num_nodes > 1:
-        starts.append(by_node(problem, sketch, layer))
+    if problem.num_nodes > 1 and problem.work_limit >= QUICK:
+        starts.append(by_node(problem, sketch, layer, thorough=thorough and problem.work_limit >= 0.5))
     starts += [copies_of(plan) for plan in _published(problem, layer)[:1]]
     if problem.old is not None:
         starts.append(copies_of(problem.old[layer]))
