@@ -179,6 +179,21 @@ def fitted_expert_cost(
     return Cost(launch_D + (mean_D - launch_D) / rates.speed_D, bound_D > mean_D / 2)
 
 
+def expert_sentences(rates: DeviceRates, model: MoEModel, weight_dtype: str) -> list[str]:
+    """What the routed experts' time rests on, and where it is read outside what was measured; nothing for a roofline alone."""
+    if not rates.experts:
+        return []
+    curve = rates.experts.get(weight_dtype)
+    if curve is None:
+        return [f"experts: no curve for {weight_dtype} weights (fitted: {', '.join(sorted(rates.experts))}); roofline"]
+    sentences = [
+        f"experts: curve of {curve.kernel} for {weight_dtype} weights, median error {curve.error.median:.1%} "
+        f"({curve.error.protocol})"
+    ]
+    outside = curve.outside(d_model=float(model.payload_width), d_ff=float(model.expert_d_ff))
+    return sentences + ([f"experts: extrapolated to {', '.join(outside)}"] if outside else [])
+
+
 def _expert_sizes(model: MoEModel, expert_of_slot_P: NDArray[np.integer[Any]] | None) -> tuple[Floats, Floats]:
     """Weights and hidden width of the expert in each slot; of the mean expert where nothing tells them apart."""
     if expert_of_slot_P is None or not model.moe.pools:

@@ -28,7 +28,7 @@ from moesim.planner.search_state import SearchState, SearchTokens, value
 ROUNDS = 2
 MOST_COPIES = 48
 MOST_WINDOWS = 6
-DETERMINISTIC_TIME = 0.02  # of CP-SAT, a round
+DETERMINISTIC_TIME = 0.01  # of CP-SAT, a round
 
 
 def improve_neighbourhoods(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 
+from moesim.compute import expert_sentences
 from moesim.memory import check_fit
 from moesim.overlap import overlap_sentences
 from moesim.result import FaultResult, SimulationResult
@@ -92,6 +93,7 @@ def _assumptions(setting: Setting, work: WorkPlan) -> tuple[str, ...]:
     """What every run under this setting takes for granted, in sentences."""
     sentences = [f"compute and links: {setting.profile.basis} (profile {setting.profile.name!r})"]
     sentences += work.builder.extrapolated()
+    sentences += expert_sentences(work.rates, setting.model, work.weight_dtype)
     sentences += [fault.sentence(setting.cluster) for fault in setting.faults]
     if not setting.decode and not setting.training:
         sentences.append("prefill attention: a rank's tokens are one causal chunk, each seeing half of it on average")

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from moesim.errors import InputError
 from moesim.registry import Registry
 from moesim.routing import RoutedModel
+from moesim.trace.known_refusals import refuse_known
 from moesim.trace.store import write_trace
 
 READERS = Registry("moesim.trace.readers", kind="trace format", attribute="read")
@@ -24,16 +25,16 @@ def convert_trace(
     key: str | None = None,
     layers: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Write the trace in `source` to the Parquet file `out`; {out, rows, tokens}, tokens None when unknown.
+    """Write the trace in `source`, a file or folder, to the Parquet file `out`; {out, rows, tokens}, tokens may be None.
 
     `format` is a reader's name or auto. `model` gives the layers, the number of experts and the top-k, which the
     file must have; `layers` are the model layer indices of the file's rows; `key` picks one of several arrays.
     Raises InputError, and then writes nothing.
     """
     path = Path(source)
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise InputError(f"there is no file {path}")
-    if path.stat().st_size == 0:
+    if path.stat().st_size == 0 or (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path} is empty; expected a trace ({', '.join(READERS.names())})")
     read = READERS.get(recognised_format(path) if format == "auto" else format)
     try:
@@ -50,4 +51,5 @@ def recognised_format(path: Path) -> str:
     for name in _RECOGNISERS.names():
         if _RECOGNISERS.get(name)(path):
             return name
+    refuse_known(path)
     raise InputError(f"{path} is none of the trace formats {', '.join(_RECOGNISERS.names())}; name one with --format")

@@ -35,7 +35,9 @@ class ArrayHeader:
 
 
 def is_npz(path: Path) -> bool:
-    """Whether `path` starts as a zip archive does and has at least one array inside."""
+    """Whether `path` is a file that starts as a zip archive does and has at least one array inside."""
+    if not path.is_file():
+        return False
     with open(path, "rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
             return False

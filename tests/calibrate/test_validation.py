@@ -11,12 +11,17 @@ from moesim import validate as room
 from moesim.calibration import list_profiles, load_profile
 from moesim.errors import InputError, UnknownName
 
-OWN = """tier,source,date,library,hardware,nodes,gpus_per_node,ep_size,tokens_per_rank,hidden,topk,num_experts,dtype_dispatch,dtype_combine,op,bytes_per_rank,time_us,algbw_gb_s,busbw_gb_s,notes
+HEADER = (
+    "tier,source,date,library,hardware,nodes,gpus_per_node,ep_size,tokens_per_rank,hidden,topk,num_experts,"
+    "dtype_dispatch,dtype_combine,op,bytes_per_rank,time_us,algbw_gb_s,busbw_gb_s,notes\n"
+)
+ROWS = """\
 A,mine,2026,NCCL 2.29.2,h100-sxm,10.0,8,80,,,,,half,,alltoall,8589934592,157000,,,
 A,mine,2026,DeepEP low-latency,h100-sxm,2.0,8,16,128,7168,8,256,fp8,bf16,dispatch,,120,,,
 A,mine,2026,NCCL 2.29.2,a toaster,10.0,8,80,,,,,half,,alltoall,8589934592,157000,,,
 A,mine,2026,SHMEM,h100-sxm,1.0,8,8,,,,,half,,alltoall,1024,10,,,
 """
+OWN = HEADER + ROWS
 
 
 def test_every_profile_of_the_interface_ships_and_has_its_recipe():

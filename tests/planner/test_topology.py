@@ -54,7 +54,7 @@ def problem(tmp_path_factory) -> PlacementProblem:
     loads = PlacementProblem(load_LE, DEVICES, 8, 24)
     work = make_work_plan(setting, place("contiguous", loads).placements, "nearest")
     costs = cost_tables(work, np.full(16, 12.0))
-    return dataclasses.replace(loads, sketch=make_sketch(steps, 16), costs=costs, work_limit=0.05)
+    return dataclasses.replace(loads, sketch=make_sketch(steps, 16), costs=costs, work_limit=0.25)
 
 
 def state_of(problem, holds_ED, layer=0):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moesim.errors import Declined
 from moesim.placement import ExpertPlacement
-from moesim.planner.held_out import Trial, half_shuffled, time_of, try_variants
+from moesim.planner.held_out import Trial, as_recorded, half_shuffled, time_of, try_variants
 from moesim.planner.layer_search import search_layer
 from moesim.planner.partition import has_mtkahypar
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch
@@ -20,7 +20,7 @@ from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node
 
 REPLICA_POLICY = "split"
-WORK = 8e6  # a layer, in units of moesim.planner.search_state.set_table: a third of a second
+WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
 QUICK = 0.2  # of the usual work: below it no trial on unseen windows and no start by node
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken
@@ -56,7 +56,7 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
         return PlacementAnswer(
             even, (f"what search gained on some steps it lost on others ({trial.gain:+.1%}): EPLB's plan",)
         )
-    variant = half_shuffled if trial is None else trial.chosen
+    variant = (half_shuffled if problem.work_limit >= QUICK else as_recorded) if trial is None else trial.chosen
     sketch = variant(problem.sketch, problem.costs.num_ranks)
     placements = tuple(_best(problem, sketch, layer) for layer in range(problem.num_layers))
     return PlacementAnswer(placements, _notes(problem, placements, trial))
@@ -65,7 +65,7 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
 def _searched(problem: PlacementProblem, sketch: TokenSketch, layer: int, share: float = 1.0) -> ExpertPlacement:
     """The layer searched with a share of the usual work."""
     assert problem.costs is not None
-    work = WORK * share * problem.work_limit * min(1.0, 58 / problem.num_layers)
+    work = WORK * share * max(problem.work_limit, QUICK) * min(1.0, 58 / problem.num_layers)
     return search_layer(
         problem, problem.costs, sketch, layer, _starts(problem, sketch, layer, thorough=share == 1.0), work
     )

@@ -7,13 +7,13 @@ from moesim.errors import InputError
 from moesim.routing import RoutedModel, RoutingTrace
 from moesim.trace.layer_rule import check_model
 from moesim.trace.rows import CountRows, TokenRows, TraceRows
+from moesim.trace.source_files import head_of
 from moesim.trace.store import open_trace, read_rows
 
 
 def recognises(path: Path) -> bool:
     """Whether `path` starts as a Parquet file does."""
-    with open(path, "rb") as stream:
-        return stream.read(4) == b"PAR1"
+    return head_of(path, 4) == b"PAR1"
 
 
 def read(

@@ -10,15 +10,15 @@ import math
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from moesim.errors import InputError
-from moesim.trace.gate import RouterLayer, keep_top
+from moesim.trace.gate import RouterLayer
 from moesim.trace.token_groups import Route, check_between
 from moesim.trace.token_stream import TokenBatch, TokenStream
 
 _TOKENS_AT_ONCE = 4096
 _NUMBERS = 8  # of half a query of one head
-_STRIPE = 64  # half-keys searched side by side
 
 
 def build(layer: RouterLayer, stream: TokenStream, *, heads: int = 1, rows: int = 0) -> Route:
@@ -41,8 +41,11 @@ def build(layer: RouterLayer, stream: TokenStream, *, heads: int = 1, rows: int 
     num_columns = layer.num_experts // num_rows
     rng = np.random.default_rng([layer.seed, 27, layer.layer])
     hot = stream.knobs.hot
-    half_keys = [_keys(rng, number, each, hot) for number in (num_rows, num_columns)]
-    (row_QR, hot_R), (column_QC, hot_C) = half_keys
+    key_QR, hot_R = _keys(rng, num_rows, hot)
+    key_QC, hot_C = _keys(rng, num_columns, hot)
+    # Scores of random keys are normal given the query: a threshold that few more than the K largest pass.
+    passing = each + 3.0 * each**0.5 + 4.0
+    levels = np.array([norm.isf(min(1.0, passing / number)) for number in (num_rows, num_columns)])
 
     def route(batch: TokenBatch) -> NDArray[np.int32]:
         experts_TK = np.full((len(batch), layer.top_k), -1, np.int32)
@@ -50,46 +53,38 @@ def build(layer: RouterLayer, stream: TokenStream, *, heads: int = 1, rows: int 
         for first in range(0, len(batch), _TOKENS_AT_ONCE):
             part = batch.part(first, min(first + _TOKENS_AT_ONCE, len(batch)))
             query = stream.queries(part, layer.layer, heads * 2 * _NUMBERS).reshape(len(part), heads, 2, _NUMBERS)
-            _search(query, row_QR, column_QC, hot_R, hot_C, each, num_columns, seen_E, first, experts_TK)
+            _search(query, key_QR, key_QC, hot_R, hot_C, hot, levels, each, seen_E, first, experts_TK)
         return experts_TK
 
     return route
 
 
-def _keys(
-    rng: np.random.Generator, number: int, each: int, hot: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """[Q, R] half-keys and [R] their bias, -inf for those that fill the last stripe of the search."""
-    stripe = _STRIPE * -(-each // _STRIPE)
-    key_QR = np.zeros((_NUMBERS, stripe * -(-number // stripe)), np.float32)
-    key_QR[:, :number] = rng.standard_normal((_NUMBERS, number), np.float32) * np.float32(_NUMBERS**-0.5)
-    hot_R = np.full(key_QR.shape[1], -np.inf, np.float32)
-    hot_R[:number] = hot * rng.standard_normal(number)
-    return key_QR, hot_R
+def _keys(rng: np.random.Generator, number: int, hot: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """[Q, R] half-keys and [R] their bias."""
+    key_QR = rng.standard_normal((_NUMBERS, number), np.float32) * np.float32(_NUMBERS**-0.5)
+    return key_QR, (hot * rng.standard_normal(number)).astype(np.float32)
 
 
 @njit(cache=True, nogil=True)
 def _search(  # type: ignore[no-untyped-def]  # types are numba's
-    query_THSQ, row_QR, column_QC, hot_R, hot_C, each, num_columns, seen_E, first, experts_TK
+    query_THSQ, key_QR, key_QC, hot_R, hot_C, hot, levels, each, seen_E, first, experts_TK
 ):
-    stripe = _STRIPE * -(-each // _STRIPE)
-    score_R, score_C = np.empty(len(hot_R), np.float32), np.empty(len(hot_C), np.float32)
-    peak_J, best_peaks, place_of = np.empty(stripe, np.float32), np.empty(each, np.float32), np.empty(each, np.int32)
-    best_rows, row_of = np.empty(each, np.float32), np.empty(each, np.int32)
-    best_columns, column_of = np.empty(each, np.float32), np.empty(each, np.int32)
+    num_columns = len(hot_C)
+    score_R, score_C = np.empty(len(hot_R), np.float32), np.empty(num_columns, np.float32)
+    place = np.empty(max(len(hot_R), num_columns) + 1, np.int32)
+    best_rows, row_of = np.empty(min(each, len(hot_R)), np.float32), np.empty(min(each, len(hot_R)), np.int32)
+    best_columns, column_of = np.empty(min(each, num_columns), np.float32), np.empty(min(each, num_columns), np.int32)
     pair_score, pair = np.empty(each, np.float64), np.empty(each, np.int32)
     for token in range(query_THSQ.shape[0]):
         num_kept, row_K = 0, experts_TK[first + token]
         for head in range(query_THSQ.shape[1]):
-            _score(query_THSQ[token, head, 0], row_QR, hot_R, score_R, peak_J)
-            keep_top(peak_J, best_peaks, place_of)
-            _keep_above(score_R, peak_J, best_peaks[each - 1], best_rows, row_of)
-            _score(query_THSQ[token, head, 1], column_QC, hot_C, score_C, peak_J)
-            keep_top(peak_J, best_peaks, place_of)
-            _keep_above(score_C, peak_J, best_peaks[each - 1], best_columns, column_of)
+            _best_half_keys(query_THSQ[token, head, 0], key_QR, hot_R, hot, levels[0], score_R, place, best_rows, row_of)
+            _best_half_keys(
+                query_THSQ[token, head, 1], key_QC, hot_C, hot, levels[1], score_C, place, best_columns, column_of
+            )
             _best_pairs(best_rows, best_columns, pair_score, pair)
             for k in range(each):
-                r, c = divmod(pair[k], each)
+                r, c = divmod(pair[k], len(best_columns))
                 expert = row_of[r] * num_columns + column_of[c]
                 if seen_E[expert] != first + token:
                     seen_E[expert] = first + token
@@ -98,47 +93,58 @@ def _search(  # type: ignore[no-untyped-def]  # types are numba's
 
 
 @njit(cache=True, nogil=True)
-def _score(query_Q, key_QR, hot_R, score_R, peak_J):  # type: ignore[no-untyped-def]  # types are numba's
-    """Scores of all half-keys, and the largest score of every residue class of places: both in vector registers.
+def _best_half_keys(  # type: ignore[no-untyped-def]  # types are numba's
+    query_Q, key_QR, hot_R, hot, level, score_R, place, best_K, index_K
+):
+    """The K largest scores in falling order, of equal ones the first: those above a guessed threshold are sorted in.
 
-    Written out for the eight numbers of a query, in a fixed order of additions: the same bits on every machine.
+    The guess only saves time: where fewer than K pass, it is lowered until enough do.
     """
-    q0, q1, q2, q3 = query_Q[0], query_Q[1], query_Q[2], query_Q[3]
-    q4, q5, q6, q7 = query_Q[4], query_Q[5], query_Q[6], query_Q[7]
-    stripe = len(peak_J)
-    peak_J[:] = -np.inf
-    for start in range(0, len(score_R), stripe):
-        for j in range(stripe):
-            r = start + j
-            front = (q0 * key_QR[0, r] + q1 * key_QR[1, r]) + (q2 * key_QR[2, r] + q3 * key_QR[3, r])
-            back = (q4 * key_QR[4, r] + q5 * key_QR[5, r]) + (q6 * key_QR[6, r] + q7 * key_QR[7, r])
-            value = hot_R[r] + (front + back)
-            score_R[r] = value
-            peak_J[j] = value if value > peak_J[j] else peak_J[j]
-
-
-@njit(cache=True, nogil=True)
-def _keep_above(score_R, peak_J, least, best_K, index_K):  # type: ignore[no-untyped-def]  # types are numba's
-    """The K largest scores in falling order, of equal ones the first: all are at least the K-th largest peak."""
+    _score(query_Q, key_QR, hot_R, score_R)
+    squares = 0.0
+    for number in query_Q:
+        squares += number * number
+    deviation = np.sqrt(squares / len(query_Q) + hot * hot)
+    least = np.float32(level * deviation)
+    num_above = _above(score_R, least, place)
+    while num_above < len(best_K):
+        level -= 1.0
+        least = np.float32(level * deviation) if level > -6.0 else np.float32(-np.inf)
+        num_above = _above(score_R, least, place)
     last = len(best_K) - 1
     best_K[:] = -np.inf
     index_K[:] = -1
-    for j in range(len(peak_J)):
-        if peak_J[j] < least or peak_J[j] == -np.inf:
-            continue
-        for r in range(j, len(score_R), len(peak_J)):
-            value = score_R[r]
-            if value < least or value < best_K[last] or value == -np.inf:
-                continue
-            place = last
-            if value == best_K[last] and r > index_K[last]:
-                continue
-            while place > 0 and (best_K[place - 1] < value or (best_K[place - 1] == value and index_K[place - 1] > r)):
-                best_K[place] = best_K[place - 1]
-                index_K[place] = index_K[place - 1]
-                place -= 1
-            best_K[place] = value
-            index_K[place] = r
+    for number in range(num_above):
+        value = score_R[place[number]]
+        if value > best_K[last]:
+            at = last
+            while at > 0 and best_K[at - 1] < value:
+                best_K[at] = best_K[at - 1]
+                index_K[at] = index_K[at - 1]
+                at -= 1
+            best_K[at] = value
+            index_K[at] = place[number]
+
+
+@njit(cache=True, nogil=True)
+def _above(score_R, least, place):  # type: ignore[no-untyped-def]  # types are numba's
+    """How many scores are at least `least`; their places stand first in `place`. No branch to mispredict."""
+    num_above = 0
+    for r in range(len(score_R)):
+        place[num_above] = r
+        num_above += score_R[r] >= least
+    return num_above
+
+
+@njit(cache=True, nogil=True)
+def _score(query_Q, key_QR, hot_R, score_R):  # type: ignore[no-untyped-def]  # types are numba's
+    """Written out for the eight numbers of half a query: one pass in vector registers, a fixed order of additions."""
+    q0, q1, q2, q3 = query_Q[0], query_Q[1], query_Q[2], query_Q[3]
+    q4, q5, q6, q7 = query_Q[4], query_Q[5], query_Q[6], query_Q[7]
+    for r in range(len(score_R)):
+        front = (q0 * key_QR[0, r] + q1 * key_QR[1, r]) + (q2 * key_QR[2, r] + q3 * key_QR[3, r])
+        back = (q4 * key_QR[4, r] + q5 * key_QR[5, r]) + (q6 * key_QR[6, r] + q7 * key_QR[7, r])
+        score_R[r] = hot_R[r] + (front + back)
 
 
 @njit(cache=True, nogil=True)
@@ -148,7 +154,7 @@ def _best_pairs(best_rows, best_columns, pair_score, pair):  # type: ignore[no-u
     pair_score[:] = -np.inf
     pair[:] = -1
     for r in range(len(best_rows)):
-        for c in range(each // (r + 1)):
+        for c in range(min(len(best_columns), each // (r + 1))):
             value = np.float64(best_rows[r]) + np.float64(best_columns[c])
             if value <= pair_score[each - 1]:
                 break
