@@ -74,7 +74,10 @@ class ParallelSection(_Section):
 
 
 class TraceSection(_Section):
-    """A recorded trace (`path`) or a synthetic router (`router`), and how its tokens are dealt."""
+    """A recorded trace (`path`) or a synthetic router (`router`), and how its tokens are dealt.
+
+    With a router, keys that are no other's are its `parameters` (structure, topics, preset, ...), checked by the router.
+    """
 
     path: Name | None = None
     router: Name | None = None
@@ -85,6 +88,16 @@ class TraceSection(_Section):
     expand: Literal["independent"] | None = None
     routing_only: bool = False
     weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    parameters: dict[str, float | str] = Field(default_factory=dict, max_length=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_router(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("router") is None:
+            return data
+        own = {key: value for key, value in data.items() if key not in cls.model_fields and is_parameter(key, value)}
+        kept = {key: value for key, value in data.items() if key not in own}
+        return {**kept, "parameters": {**data.get("parameters", {}), **own}} if own else data
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TraceSection":

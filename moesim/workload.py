@@ -21,7 +21,7 @@ from moesim.trace import load_trace
 from moesim.trace.dealing import deal, num_dealt_steps
 from moesim.trace.expansion import expansion_note
 from moesim.trace.layer_rule import rows_to_replay
-from moesim.trace.synthetic import synthetic_steps
+from moesim.trace.synthetic import Parameter, router_parameters, synthetic_steps
 
 Window = tuple[int, int]
 MOST_STEPS = 1 << 31  # a synthetic router never runs out
@@ -109,17 +109,20 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
         steps = synthetic_steps(
             router,
             num_layers=model.num_moe_layers,
-            num_experts=model.num_router_targets,
+            num_experts=model.num_experts + num_zero,
             top_k=model.top_k,
             num_ranks=num_ranks,
             tokens_per_rank=tokens_per_rank,
             steps=window,
             seed=seed,
+            mode=scenario.mode.kind,
             **parameters,
         )
         return (_without_zero_experts(step, model.num_experts) for step in steps) if num_zero else steps
 
-    notes = [f"routing is synthetic (router {router}): it has no sequences, tasks or drift"]
+    content = "sequences, topics and drift are drawn" if "structure" in router_parameters(router) else "tokens have no content"
+    told = "".join(f", {name}={value}" for name, value in parameters.items())
+    notes = [f"routing is synthetic (router {router}{told}): {content}"]
     if num_zero:
         notes.append(f"the router draws {num_zero} zero experts like the others; nothing is sent to them")
     return Workload(
@@ -130,6 +133,20 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
         has_weights=False,
         deal_window=deal_window,
     )
+
+
+def _router_parameters(scenario: Scenario, model: MoEModel) -> dict[str, Parameter]:
+    """What the scenario gives the router, after what follows from the model where the router asks for it."""
+    section = scenario.trace
+    known, of_model = router_parameters(str(section.router)), dict[str, Parameter]()
+    if "num_groups" in known and model.num_groups > 1:
+        of_model = {"num_groups": model.num_groups, "top_groups": model.moe.top_groups or model.num_groups}
+    if "zero" in known and model.moe.num_zero_experts:
+        of_model["zero"] = model.moe.num_zero_experts
+    if "heads" in known:
+        of_model["heads"] = model.moe.heads
+    exponent: dict[str, Parameter] = {} if section.exponent is None else {"exponent": section.exponent}
+    return {**of_model, **exponent, **section.parameters}
 
 
 def _without_zero_experts(step: DealtStep, num_experts: int) -> DealtStep:

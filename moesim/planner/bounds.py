@@ -140,9 +140,11 @@ def receive_bounds(
     busy = sum(math.ceil(int(active.sum()) / int(slots_D.max())) for active in active_GE)
     launch_s = costs.launch_s * float(np.sort(weight_S)[:busy].sum())
     tokens_S = np.bincount(source_T, minlength=costs.num_ranks)
-    shared_S = np.maximum(tokens_S * costs.shared_params * costs.flop_s_S, costs.shared_bytes * costs.byte_s_S)
+    shared_S = np.maximum(
+        tokens_S * costs.shared_params * costs.shared_flop_s_S, costs.shared_bytes * costs.shared_byte_s_S
+    )
     has_shared = (tokens_S > 0) & (costs.shared_params > 0)
-    shared_s = float((weight_S * has_shared * (costs.launch_s + shared_S)).sum())
+    shared_s = float((weight_S * has_shared * (costs.shared_launch_s + shared_S)).sum())
     compute = "every active expert's weights read once" if read_s >= multiply_s else "total work over capacity"
     copies = _fewest_copies(costs, slots_D, experts_TK, source_T, source, expert)
     times, names = [], []

@@ -33,6 +33,8 @@ def improve(costs, tokens, state, work, seed):  # type: ignore[no-untyped-def]  
     num_devices = state.fill_D.size
     random = np.array([np.uint64(seed) * np.uint64(2654435769) + np.uint64(88172645463325252)], dtype=np.uint64)
     best = value(tokens, state)
+    if tokens.source_T.size == 0:
+        return best
     spent, since = 0.0, 0
     copies = state.copies_E.sum() > state.copies_E.size or state.fill_D.sum() < state.slots_D.sum()
     while spent < work:
@@ -146,10 +148,10 @@ def _try_swap(costs, tokens, state, device, random, best):  # type: ignore[no-un
     expert, other = _held(state, device, random), _held(state, target, random)
     free = state.fill_D[target] < state.slots_D[target]
     if device == target or expert < 0 or state.holds_ED[expert, target]:
-        return 10.0, best
+        return 60.0, best
     if other < 0 or state.holds_ED[other, device] or (free and _below(random, 2) == 0):
         if not free:
-            return 10.0, best
+            return 60.0, best
         other = -1
     if other >= 0 and _compute_gain(costs, tokens, state, expert, device, other, target) < -0.004 * best:
         return 40.0, best
@@ -181,7 +183,7 @@ def _try_resend(costs, tokens, state, random, best):  # type: ignore[no-untyped-
             break
         expert = (expert + 1) % num_experts
     if state.copies_E[expert] < 2:
-        return 10.0, best
+        return 60.0, best
     old_D = state.device_ED[expert].copy()
     row, kind = _below(random, num_devices), _below(random, 4)
     new = _copy_number(state, expert, _below(random, state.copies_E[expert]))
@@ -202,7 +204,7 @@ def _try_resend(costs, tokens, state, random, best):  # type: ignore[no-untyped-
 def _try_table(costs, tokens, state, expert, table_D, old_D, best):  # type: ignore[no-untyped-def]
     """Keep the new table of an expert where it is better."""
     if (table_D == old_D).all():
-        return 10.0, best
+        return 60.0, best
     work = set_table(costs, tokens, state, expert, table_D)
     now = value(tokens, state)
     if now < best * (1.0 - _FLOOR):
@@ -232,12 +234,12 @@ def _try_retarget(costs, tokens, state, device, random, best):  # type: ignore[n
     added = _held(state, device, random) if _below(random, 2) == 0 else _below(random, num_experts)
     target = _below(random, num_devices)
     if added < 0 or state.holds_ED[added, target]:
-        return 10.0, best
+        return 60.0, best
     dropped = -1
     if state.fill_D[target] >= state.slots_D[target]:
         dropped = _spare(state, target, random)
         if dropped < 0:
-            return 10.0, best
+            return 60.0, best
     work = 0.0
     old_added_D = state.device_ED[added].copy()
     old_dropped_D = old_added_D

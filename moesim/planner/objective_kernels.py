@@ -6,6 +6,7 @@
 import numpy as np
 from numba import njit
 
+from moesim.planner.expert_curve import balanced_group_s, with_speed
 from moesim.replica import POLICIES, drawn_slot, fill_nearest_row, mix
 
 EVEN, NEAREST = POLICIES.index("even"), POLICIES.index("nearest")
@@ -175,6 +176,9 @@ def _flush(waiting, delta_WC, touched_WC, load_WR, offsets_C1, resource_X, share
 @njit(cache=True, nogil=True)
 def refresh_costs(costs, state, device):  # type: ignore[no-untyped-def]
     """Seconds of the routed experts on `device` of every group, in every window (moesim.compute.expert_cost)."""
+    if costs.curve.fitted:
+        _refresh_fitted(costs, state, device)
+        return
     first, end = state.offsets_D1[device], state.offsets_D1[device + 1]
     expert_P, load_WGP, compute_WS, tiles_M = state.expert_P, state.load_WGP, state.compute_WS, state.tiles_M
     tile, weight_bytes_E, params_E, moved_E = costs.tile, costs.weight_bytes_E, costs.params_E, costs.activation_bytes_E
@@ -199,6 +203,32 @@ def refresh_costs(costs, state, device):  # type: ignore[no-untyped-def]
                 roof = max(weight_bytes * costs.byte_s_S[rank], rows * costs.flop_s_S[rank])
                 time = costs.launch_s + roof + moved * costs.moved_s_S[rank]
             compute_WS[window, rank] = time
+
+
+@njit(cache=True, nogil=True)
+def _refresh_fitted(costs, state, device):  # type: ignore[no-untyped-def]
+    """As `refresh_costs` by the profile's curve: the mean over active experts of balanced groups of their tokens."""
+    first, end = state.offsets_D1[device], state.offsets_D1[device + 1]
+    for window in range(state.load_WGP.shape[0]):
+        for group in range(state.load_WGP.shape[1]):
+            rank = group * costs.group_size + device
+            active = 0.0
+            for slot in range(first, end):
+                load = state.load_WGP[window, group, slot]
+                if load > NO_TOKENS:
+                    active += -np.expm1(-load) if state.tiles_M.size else 1.0
+            total = 0.0
+            for slot in range(first, end):
+                load = state.load_WGP[window, group, slot]
+                if load <= NO_TOKENS:
+                    continue
+                likely, rows = 1.0, np.ceil(load / costs.tile - NO_TOKENS) * costs.tile
+                if state.tiles_M.size:
+                    likely = -np.expm1(-load)
+                    rows = expected_tiles(load, costs.tile, state.tiles_M) / likely
+                expert = state.expert_P[slot]
+                total += likely * balanced_group_s(costs, expert, rank, load / likely, rows, max(active, 1.0))
+            state.compute_WS[window, rank] = with_speed(costs, rank, total / max(active, 1.0)) if active > 0.0 else 0.0
 
 
 NO_TOKENS = 1e-9  # what is left of a load after as much was added and taken away again

@@ -131,8 +131,8 @@ def _shared(costs: CostTables, sketch: TokenSketch) -> Floats:
     shared_WS = np.zeros((sketch.num_windows, costs.num_ranks))
     if costs.shared_params > 0:
         np.add.at(shared_WS, (sketch.window_T, sketch.source_T), sketch.weight_T)
-        compute_WS = shared_WS * costs.shared_params * costs.flop_s_S
-        time_WS = costs.launch_s + np.maximum(compute_WS, costs.shared_bytes * costs.byte_s_S)
+        compute_WS = shared_WS * costs.shared_params * costs.shared_flop_s_S
+        time_WS = costs.shared_launch_s + np.maximum(compute_WS, costs.shared_bytes * costs.shared_byte_s_S)
         shared_WS = np.where(shared_WS > 0, time_WS, 0.0)
     return shared_WS
 

@@ -16,8 +16,10 @@ from moesim.calibration import Operation
 from moesim.collective.kernel_cost import busiest
 from moesim.collective.leg import Leg
 from moesim.collective.schedule import CollectiveBuilder
+from moesim.compute import arithmetic_type, expert_activation_bytes
 from moesim.model import dtype_bytes
 from moesim.network.bound import bound_completion
+from moesim.planner.expert_curve import CurveTables, curve_tables
 from moesim.step_work import WorkPlan
 from moesim.traffic import TrafficCounts, count_traffic
 
@@ -55,7 +57,8 @@ class CostTables(NamedTuple):
     extra_O: Floats  # fixed costs, messages and chunk
     least_O: Floats  # what the operation takes at least, whatever it carries
     constant_O: Floats  # of a collective that does not depend on the placement (all_gather)
-    byte_s_S: Floats  # seconds a byte of memory, 1 / HBM rate
+    # Routed experts: the roofline of the profile's curve where it has one (what `curve` corrects), else of the datasheet.
+    byte_s_S: Floats  # seconds a byte of weights, 1 / HBM rate
     flop_s_S: Floats  # seconds a weight and row: 2 FLOP
     moved_s_S: Floats  # seconds a byte of activations
     weight_bytes_E: Floats
@@ -63,8 +66,12 @@ class CostTables(NamedTuple):
     activation_bytes_E: Floats
     tile: int
     launch_s: float
+    curve: CurveTables
     shared_params: float
     shared_bytes: float
+    shared_byte_s_S: Floats  # as `byte_s_S` and `flop_s_S`, of the shared expert
+    shared_flop_s_S: Floats
+    shared_launch_s: float
     attention_s: float  # mean over ranks of a layer's attention and router: what two halves can hide beside experts
     overlap: int
     slowed: float  # of compute that is left beside communication
@@ -105,20 +112,42 @@ def cost_tables(work: WorkPlan, tokens_S: Floats, attention_s: float = 0.0) -> C
         extra_O=extra_O,
         least_O=least_O,
         constant_O=constant_O,
-        byte_s_S=1.0 / work.rates.memory_bytes_per_s,
-        flop_s_S=2.0 / work.rates.flops(work.weight_dtype),
-        moved_s_S=1.0 / work.rates.permute_bytes_per_s,
+        **_routed(work),
         weight_bytes_E=params_E * bytes_per_weight,
         params_E=params_E,
-        activation_bytes_E=2.0 * (2 * model.payload_width + 2 * d_ff_E),
-        tile=work.rates.tile_tokens,
-        launch_s=work.rates.launch_s,
+        activation_bytes_E=expert_activation_bytes(model.payload_width, d_ff_E),
+        curve=curve_tables(work.rates.experts.get(work.weight_dtype), model, d_ff_E, work.rates.speed_D),
         shared_params=float(model.shared_params),
         shared_bytes=float(model.shared_params * bytes_per_weight),
+        shared_byte_s_S=1.0 / work.rates.memory_bytes_per_s,
+        shared_flop_s_S=2.0 / work.rates.flops(work.weight_dtype),
+        shared_launch_s=work.rates.launch_s,
         attention_s=attention_s,
         overlap=OVERLAPS.index(work.overlap),
         slowed=1.0 - float(work.sms_share_D.mean()),
     )
+
+
+def _routed(work: WorkPlan) -> dict[str, Any]:
+    """The tables' rates, tile and launch of routed experts (moesim.compute.expert_cost, fitted_expert_cost)."""
+    rates, curve = work.rates, work.rates.experts.get(work.weight_dtype)
+    if curve is None:
+        return {
+            "byte_s_S": 1.0 / rates.memory_bytes_per_s,
+            "flop_s_S": 2.0 / rates.flops(work.weight_dtype),
+            "moved_s_S": 1.0 / rates.permute_bytes_per_s,
+            "tile": rates.tile_tokens,
+            "launch_s": rates.launch_s,
+        }
+    memory_S = rates.peak_memory_bytes_per_s * rates.speed_D
+    flops_S = rates.peak_flops_per_s[arithmetic_type(work.weight_dtype)] * rates.speed_D
+    return {
+        "byte_s_S": 1.0 / (curve.memory_fraction * memory_S),
+        "flop_s_S": 2.0 / (curve.flops_fraction * flops_S),
+        "moved_s_S": curve.activation_factor / memory_S,
+        "tile": curve.tile_tokens,
+        "launch_s": curve.launch_s,
+    }
 
 
 def _channels(builder: CollectiveBuilder) -> tuple[list[Leg], NDArray[np.int32], NDArray[np.int32]]:

@@ -67,7 +67,9 @@ def audit(
 
 def _features(count_NX: NDArray[np.float64], tokens_N: NDArray[np.float64]) -> NDArray[np.float64]:
     """[N, F] a one and the main directions in which the units' shares differ."""
-    share_NX = np.sqrt(count_NX / tokens_N[:, None])  # square roots: noise of the same size for rare and frequent experts
+    share_NX = np.sqrt(
+        count_NX / tokens_N[:, None]
+    )  # square roots: noise of the same size for rare and frequent experts
     weight_N1 = np.sqrt(tokens_N)[:, None]
     centred_NX = (share_NX - np.average(share_NX, axis=0, weights=tokens_N)) * weight_N1
     values_N, vectors_NN = np.linalg.eigh(centred_NX @ centred_NX.T)

@@ -136,9 +136,7 @@ def top_of(logits_TE: NDArray[np.float32], top_k: int) -> NDArray[np.int32]:
     return chosen_TK
 
 
-def add_noise(
-    logits_TE: NDArray[np.float32], first: int, key: np.uint64, scale_E: NDArray[np.float32]
-) -> None:
+def add_noise(logits_TE: NDArray[np.float32], first: int, key: np.uint64, scale_E: NDArray[np.float32]) -> None:
     """Add bell-shaped noise to each logit in place; the token at `first` of its step has the same noise in any batch.
 
     `scale_E` is the noise's standard deviation by expert, or one number for all.

@@ -19,8 +19,8 @@ from moesim.errors import InputError
 from moesim.model import MoEModel
 from moesim.routing import TraceInfo
 from moesim.trace.rows import TokenRows, TraceRows
-from moesim.trace.store import write_trace
 from moesim.trace.step_statistics import SAME_TOKENS
+from moesim.trace.store import write_trace
 from moesim.trace.synthetic import Parameter, SyntheticRouter, make_router, router_parameters
 from moesim.trace.token_batches import BLOCK_TOKENS, TokenDeal
 
@@ -179,9 +179,7 @@ def _check_disk(path: Path, info: TraceInfo) -> None:
         )
 
 
-def _rows(
-    made: SyntheticRouter, deal: TokenDeal, layers: tuple[int, ...], block_tokens: int
-) -> Iterator[TokenRows]:
+def _rows(made: SyntheticRouter, deal: TokenDeal, layers: tuple[int, ...], block_tokens: int) -> Iterator[TokenRows]:
     """Rows in the file's order; a few blocks are routed ahead on threads, which changes nothing but the time."""
     work = (
         (step, ordinal, span)

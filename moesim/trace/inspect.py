@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from moesim.routing import RoutingTrace
 from moesim.trace.rows import CountRows, TokenRows
-from moesim.trace.step_statistics import StepTally
 from moesim.trace.stats import TokenTally, gini, independent_overlap, max_over_mean
+from moesim.trace.step_statistics import StepTally
 from moesim.trace.store import open_trace, read_rows
 
 _OF_TOKENS = (

@@ -80,7 +80,9 @@ def read_json(path: Path) -> Any:
     """The JSON in `path`; raises InputError where it is too large, damaged or not JSON."""
     size = path.stat().st_size
     if size > MOST_JSON_BYTES:
-        raise InputError(f"{path} has {size} bytes of JSON, more than {MOST_JSON_BYTES}; save one answer a line (JSONL)")
+        raise InputError(
+            f"{path} has {size} bytes of JSON, more than {MOST_JSON_BYTES}; save one answer a line (JSONL)"
+        )
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

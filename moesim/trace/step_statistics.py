@@ -56,9 +56,7 @@ class StepTally:
             window_W = rows.step_W.astype(np.int64) * windows // self.info.num_steps
             _count(window_W, unit_W, layer_W, rows.experts_WK, self.count_VULE, self.tokens_VUL)
         if self._last_LTK is not None:
-            _count_flips(
-                layer_W, rows.experts_WK, self._last_LTK, self._place_L, self._flipped_L, self._compared_L
-            )
+            _count_flips(layer_W, rows.experts_WK, self._last_LTK, self._place_L, self._flipped_L, self._compared_L)
 
     def facts(self) -> dict[str, Any]:
         """What `trace inspect` reports; None where one step, or too many experts, leave nothing to compare.

@@ -82,7 +82,5 @@ class TokenDeal:
         num_large = self.first_token(step) - step * small
         ramp_R = np.arange(self.num_ranks + 1, dtype=np.int64)
         counts = ((small + 1, num_large), (small, step - num_large))
-        tokens_R: NDArray[np.int64] = sum(
-            np.diff(size * ramp_R // self.num_ranks) * count for size, count in counts
-        )  # type: ignore[assignment]  # two terms, so never the int 0
+        tokens_R: NDArray[np.int64] = sum(np.diff(size * ramp_R // self.num_ranks) * count for size, count in counts)  # type: ignore[assignment]  # two terms, so never the int 0
         return tokens_R

@@ -86,9 +86,7 @@ class TokenBatch:
     def part(self, start: int, stop: int) -> "TokenBatch":
         """Tokens start..stop-1 of this batch."""
         cut = slice(start, stop)
-        return TokenBatch(
-            self.step, self.first + start, self.sequence_T[cut], self.position_T[cut], self.born_T[cut]
-        )
+        return TokenBatch(self.step, self.first + start, self.sequence_T[cut], self.position_T[cut], self.born_T[cut])
 
 
 @dataclass(frozen=True, slots=True)

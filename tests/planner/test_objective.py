@@ -92,8 +92,8 @@ CASES = [
 ]
 
 
-def work_of(folder, cluster, ep, placements, policy, sections):
-    scenario = {**tiny_scenario(folder, parallel={"ep": ep}, **sections), "cluster": cluster}
+def work_of(folder, cluster, ep, placements, policy, sections, profile=None):
+    scenario = {**tiny_scenario(folder, parallel={"ep": ep}, **sections), "cluster": cluster, "profile": profile}
     return make_work_plan(load_setting(make_scenario(scenario)), placements, policy)
 
 
@@ -111,6 +111,29 @@ def test_with_every_token_the_objective_is_the_simulators_bound(tmp_path, cluste
         state = make_state(costs, whole_sketch(steps, ep), ordinal, placements[ordinal], policy, work.seed)
         np.testing.assert_allclose(phase_times(costs, state), expected[:, ordinal, :3], rtol=tolerance)
         assert expected[:, ordinal, 3].mean() == pytest.approx(layer_time(costs, state, 0.0), rel=tolerance)
+
+
+FITTED = [
+    (NODES, "h100-sxm", "bf16"),
+    (SLOW, "h200-sxm", "bf16"),
+    (NODES, "h200-sxm", "fp8"),
+    (NODES, "gb200-nvl72", "bf16"),
+]
+
+
+@pytest.mark.parametrize(("cluster", "profile", "dtype"), FITTED)
+@pytest.mark.parametrize("tokens", [3, 96])
+def test_with_fitted_expert_curves_the_objective_is_still_the_simulators(tmp_path, cluster, profile, dtype, tokens):
+    """No correction, one axis, two axes, half-speed devices; few tokens (some devices idle) and many."""
+    placements = tuple(random_placement(16, seed=seed) for seed in range(2))
+    work = work_of(tmp_path, cluster, 16, placements, "even", {"weights": {"dtype": dtype}}, profile)
+    assert dtype in work.rates.experts
+    steps = [random_step(number, 16, tokens) for number in range(2)]
+    costs = cost_tables(work, np.full(16, float(tokens)))
+    expected = np.array([simulator_phases(work, step) for step in steps])
+    for ordinal in range(2):
+        state = make_state(costs, whole_sketch(steps, 16), ordinal, placements[ordinal], "even", work.seed)
+        np.testing.assert_allclose(phase_times(costs, state)[:, 1], expected[:, ordinal, 1], rtol=1e-9)
 
 
 @pytest.fixture(scope="module")

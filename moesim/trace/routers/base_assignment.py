@@ -28,6 +28,7 @@ def build(layer: RouterLayer, stream: TokenStream, *, group_tokens: int = 512) -
         wanted_E = np.argsort(-logits_TE.mean(axis=0), kind="stable")
         expert_of_slot = np.concatenate([np.repeat(np.arange(layer.num_experts), every), np.sort(wanted_E[:extra])])
         _, slot_T = linear_sum_assignment(logits_TE[:, expert_of_slot], maximize=True)
-        return expert_of_slot[slot_T].astype(np.int32)[:, None]
+        expert_T: NDArray[np.int32] = expert_of_slot[slot_T].astype(np.int32)
+        return expert_T[:, None]
 
     return lambda batch: in_groups(batch, group_tokens, route)

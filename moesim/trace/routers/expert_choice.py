@@ -12,9 +12,7 @@ from moesim.trace.token_groups import Route, check_between, in_groups
 from moesim.trace.token_stream import TokenBatch, TokenStream
 
 
-def build(
-    layer: RouterLayer, stream: TokenStream, *, mean_experts: float = 0.0, group_tokens: int = 1024
-) -> Route:
+def build(layer: RouterLayer, stream: TokenStream, *, mean_experts: float = 0.0, group_tokens: int = 1024) -> Route:
     """Every expert picks C = max(1, floor(T x mean_experts / E)) of the T tokens of a group; rows end in -1.
 
     A token keeps at most top_k experts, those that weigh it most; an expert it refuses goes on to its next token (the

@@ -12,9 +12,7 @@ from moesim.trace.token_groups import Route, check_between, check_top_k, in_grou
 from moesim.trace.token_stream import TokenBatch, TokenStream
 
 
-def build(
-    layer: RouterLayer, stream: TokenStream, *, capacity_factor: float = 1.0, group_tokens: int = 1024
-) -> Route:
+def build(layer: RouterLayer, stream: TokenStream, *, capacity_factor: float = 1.0, group_tokens: int = 1024) -> Route:
     """At most two experts a token; the second is asked with chance min(1, 2 x its share of the two gate weights).
 
     An expert takes at most ceil(2 T / E x capacity_factor) of a group of T tokens, all first choices before any second.

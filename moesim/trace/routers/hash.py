@@ -44,14 +44,6 @@ def _fill(word_T, key, num_experts, experts_TK):  # type: ignore[no-untyped-def]
             if row_K[k] >= 0:
                 continue
             expert = below(subkey(word, k), num_experts)
-            while _holds(row_K, expert):
+            while np.any(row_K == expert):
                 expert = (expert + 1) % num_experts
             row_K[k] = expert
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _holds(row_K, expert):  # type: ignore[no-untyped-def]  # types are numba's
-    for other in row_K:
-        if other == expert:
-            return True
-    return False

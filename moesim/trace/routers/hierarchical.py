@@ -34,7 +34,9 @@ def build(layer: RouterLayer, stream: TokenStream, *, groups: int = 0, top_group
         )
     width = stream.knobs.width
     if layer.num_experts * width > _MOST_WEIGHTS:
-        raise InputError(f"router hierarchical: num_experts={layer.num_experts} x width={width} is over {_MOST_WEIGHTS}")
+        raise InputError(
+            f"router hierarchical: num_experts={layer.num_experts} x width={width} is over {_MOST_WEIGHTS}"
+        )
     rng = np.random.default_rng([layer.seed, 26, layer.layer])
     scale = np.float32(width**-0.5)
     outer_DG = rng.standard_normal((width, groups), np.float32) * scale

@@ -33,7 +33,11 @@ def build(layer: RouterLayer, stream: TokenStream, *, balance: float = 0.8, nois
         if noise:
             drawn_TE = np.zeros_like(logits_TE)
             add_noise(drawn_TE, batch.first, root_key(layer.seed, 23, layer.layer, batch.step), np.ones(1, np.float32))
-            logits_TE += np.float32(noise) * drawn_TE * np.log1p(np.exp(raw_logits(stream.queries(batch, layer.layer), noise_DE)))
+            logits_TE += (
+                np.float32(noise)
+                * drawn_TE
+                * np.log1p(np.exp(raw_logits(stream.queries(batch, layer.layer), noise_DE)))
+            )
         return top_of(logits_TE, layer.top_k)
 
     return lambda batch: in_parts(batch, layer.num_experts, route)

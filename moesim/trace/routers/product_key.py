@@ -35,8 +35,8 @@ def build(layer: RouterLayer, stream: TokenStream, *, heads: int = 1, rows: int 
     check_between("router product_key", "rows", num_rows, 1, layer.num_experts)
     if layer.num_experts % num_rows or (not rows and num_rows**2 != layer.num_experts):
         raise InputError(
-            f"router product_key: num_experts={layer.num_experts} is not {num_rows} x {num_rows if not rows else 'a whole number'};"
-            f" take {num_rows**2} or {(num_rows + 1) ** 2}, or rows that divide it"
+            f"router product_key: num_experts={layer.num_experts} is not a product of rows={num_rows} and as many columns "
+            f"as rows, or a whole number of them; take {num_rows**2} or {(num_rows + 1) ** 2}, or rows that divide it"
         )
     num_columns = layer.num_experts // num_rows
     rng = np.random.default_rng([layer.seed, 27, layer.layer])
@@ -44,7 +44,7 @@ def build(layer: RouterLayer, stream: TokenStream, *, heads: int = 1, rows: int 
     key_QR, hot_R = _keys(rng, num_rows, hot)
     key_QC, hot_C = _keys(rng, num_columns, hot)
     # Scores of random keys are normal given the query: a threshold that few more than the K largest pass.
-    passing = each + 3.0 * each**0.5 + 4.0
+    passing = each + 2.5 * each**0.5 + 2.0
     levels = np.array([norm.isf(min(1.0, passing / number)) for number in (num_rows, num_columns)])
 
     def route(batch: TokenBatch) -> NDArray[np.int32]:
@@ -78,7 +78,9 @@ def _search(  # type: ignore[no-untyped-def]  # types are numba's
     for token in range(query_THSQ.shape[0]):
         num_kept, row_K = 0, experts_TK[first + token]
         for head in range(query_THSQ.shape[1]):
-            _best_half_keys(query_THSQ[token, head, 0], key_QR, hot_R, hot, levels[0], score_R, place, best_rows, row_of)
+            _best_half_keys(
+                query_THSQ[token, head, 0], key_QR, hot_R, hot, levels[0], score_R, place, best_rows, row_of
+            )
             _best_half_keys(
                 query_THSQ[token, head, 1], key_QC, hot_C, hot, levels[1], score_C, place, best_columns, column_of
             )
