@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from moesim.errors import InputError
+from moesim.errors import InputError, unknown_name
 from moesim.faults import Fault
 from moesim.faults import Kind as FaultKind
 from moesim.units import TINY, PositiveBytes, Seconds
 from moesim.yaml_file import read_yaml, validate
 
 FORMAT_VERSION = 1
+MOST_TRACES = 32
 Count = Annotated[int, Field(strict=True, ge=1, le=1 << 31)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]
@@ -95,14 +96,24 @@ class TraceSection(_Section):
     def _of_the_router(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("router") is None:
             return data
-        own = {key: value for key, value in data.items() if key not in cls.model_fields and is_parameter(key, value)}
-        kept = {key: value for key, value in data.items() if key not in own}
-        return {**kept, "parameters": {**data.get("parameters", {}), **own}} if own else data
+        unlisted = [key for key in data if key not in cls.model_fields]
+        if not unlisted:
+            return data
+        from moesim.trace.synthetic import router_parameters  # numba: not before a scenario needs it
+
+        known = router_parameters(str(data["router"]))
+        for key in unlisted:
+            if key not in known:
+                raise unknown_name("key in trace", str(key), [*cls.model_fields, *known])
+        kept = {key: value for key, value in data.items() if key in cls.model_fields}
+        return {**kept, "parameters": {**kept.get("parameters", {}), **{key: data[key] for key in unlisted}}}
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TraceSection":
         if (self.path is None) == (self.router is None):
-            raise ValueError("give exactly one of path (a recorded trace) and router (uniform, zipf)")
+            raise ValueError(
+                "give exactly one of path (a recorded trace) and router (uniform, zipf, softmax_topk, ...)"
+            )
         if self.router is not None and (self.tokens_per_rank is None or self.steps is None):
             raise ValueError("a router needs tokens_per_rank and steps (START:STOP)")
         return self
@@ -211,11 +222,45 @@ class TrainSection(_Section):
     reduction: Name = "ring"
 
 
+def parse_objective(text: Any) -> float:
+    """The share of better cases that an objective leaves out: mean -> 0, worst -> 1, cvar:0.9 -> 0.9.
+
+    The objective is then the mean over the worst cases that are left; raises ValueError in one sentence.
+
+    >>> parse_objective("mean"), parse_objective("cvar:0.9"), parse_objective("worst")
+    (0.0, 0.9, 1.0)
+    """
+    known = {"mean": 0.0, "worst": 1.0}
+    name, _, level = str(text).partition(":")
+    if str(text) in known:
+        return known[name]
+    try:
+        value = float(level) if name == "cvar" else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"objective {str(text)[:40]!r} is none of mean, worst and cvar:LEVEL with LEVEL from 0 to below 1")
+    return value
+
+
 class PlanSection(_Section):
-    """What strategies that optimise aim at; read by those strategies only."""
+    """What strategies that optimise aim at.
+
+    `objective` over the traces of a scenario (over the steps of its only trace): mean, worst, or cvar:0.9, the mean of the
+    worst tenth. `survive`: failure domains that every expert outlives. `drop_budget`: share of (token, expert) pairs that
+    capacity factors may drop; none are chosen without it. `payback_steps`: steps within which a moved copy pays.
+    """
 
     objective: Name = "mean"
     survive: Annotated[int, Field(strict=True, ge=0, le=8)] = 0
+    drop_budget: Annotated[float, Field(ge=0, lt=1)] | None = None
+    payback_steps: Annotated[int, Field(strict=True, ge=1, le=1 << 40)] = 1000
+
+    @field_validator("objective")
+    @classmethod
+    def _known_objective(cls, value: str) -> str:
+        parse_objective(value)
+        return value
 
 
 class MemorySection(_Section):
@@ -276,17 +321,29 @@ class Scenario(_Section):
     faults: tuple[FaultSection, ...] = ()
     seed: Seed = 0
     folder: Path = Field(default=Path(), exclude=True)
+    other_traces: tuple[TraceSection, ...] = Field(default=(), exclude=True)
 
-    @field_validator("trace", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _single_trace(cls, value: Any) -> Any:
-        if isinstance(value, list):
-            if len(value) != 1:
-                raise ValueError(
-                    f"this version replays one trace at a time, got a list of {len(value)}; give one mapping"
-                )
-            return value[0]
-        return value
+    def _first_trace(cls, data: Any) -> Any:
+        """A list of traces is the first one and `other_traces`."""
+        if not isinstance(data, dict) or not isinstance(data.get("trace"), (list, tuple)):
+            return data
+        traces = list(data["trace"])
+        if not 1 <= len(traces) <= MOST_TRACES:
+            raise ValueError(f"trace is a list of {len(traces)}; give 1 to {MOST_TRACES} traces")
+        return {**data, "trace": traces[0], "other_traces": traces[1:]}
+
+    @property
+    def traces(self) -> tuple[TraceSection, ...]:
+        """All traces, each one scenario of the traffic."""
+        return (self.trace, *self.other_traces)
+
+    def of_traces(self) -> tuple["Scenario", ...]:
+        """The scenario with each of its traces alone."""
+        data = self.record()
+        alone = data["trace"] if self.other_traces else [data["trace"]]
+        return tuple(make_scenario({**data, "trace": trace}, folder=self.folder) for trace in alone)
 
     def resolve_path(self, text: str) -> Path:
         """`text` as a path: absolute, else beside the scenario file when it exists there, else from the working folder."""
@@ -297,9 +354,12 @@ class Scenario(_Section):
     def record(self) -> dict[str, Any]:
         """The scenario as plain data that rebuilds it: defaults written out, windows as text."""
         data = self.model_dump(mode="json", exclude_none=True)
-        for section, key in (("trace", "steps"), ("compare", "plan_steps")):
-            if key in data[section]:
-                data[section][key] = "{}:{}".format(*data[section][key])
+        others = [trace.model_dump(mode="json", exclude_none=True) for trace in self.other_traces]
+        for section, key in ((data["compare"], "plan_steps"), *((trace, "steps") for trace in (data["trace"], *others))):
+            if key in section:
+                section[key] = "{}:{}".format(*section[key])
+        if others:
+            data["trace"] = [data["trace"], *others]
         return data
 
     def without_faults(self) -> "Scenario":
@@ -307,18 +367,21 @@ class Scenario(_Section):
         return make_scenario({**self.record(), "faults": []}, folder=self.folder)
 
     def changed(self, **sections: dict[str, Any]) -> "Scenario":
-        """A copy with keys of some sections replaced, checked again: `changed(placement={"slots": 96})`."""
+        """A copy with keys of some sections (of every trace) replaced, checked again: `changed(placement={"slots": 96})`."""
         data = self.record()
         for section, keys in sections.items():
-            merged = {**data.get(section, {}), **keys}
-            data[section] = {key: value for key, value in merged.items() if value is not None}
+            before = data.get(section, {})
+            merged = [{**part, **keys} for part in (before if isinstance(before, list) else [before])]
+            kept = [{key: value for key, value in part.items() if value is not None} for part in merged]
+            data[section] = kept if isinstance(before, list) else kept[0]
         return make_scenario(data, folder=self.folder)
 
 
 def make_scenario(data: dict[str, Any], *, folder: Path = Path(), where: str = "scenario") -> Scenario:
     """The scenario in `data`; raises InputError in one sentence with the key, the value got and the bound."""
-    if "folder" in data:
-        raise InputError(f"{where}: unknown key 'folder'")
+    for key in ("folder", "other_traces"):
+        if key in data:
+            raise InputError(f"{where}: unknown key {key!r}")
     version = data.get("format_version")
     if version != FORMAT_VERSION or isinstance(version, bool):
         raise InputError(f"{where}: format_version is {version!r}; this moesim reads {FORMAT_VERSION}")

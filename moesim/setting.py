@@ -126,6 +126,10 @@ class Setting:
 
 def load_setting(scenario: Scenario) -> Setting:
     """Load what `scenario` names; raises InputError where parts do not fit each other."""
+    if scenario.other_traces:
+        raise InputError(
+            f"trace is a list of {len(scenario.traces)} scenarios, which plan and compare take; to replay one, give one mapping"
+        )
     model = load_model(_name_or_file(scenario, scenario.model, _YAML))
     dtype_bytes(scenario.weights.dtype or model.weight_dtype)  # refuses an unknown type before anything is read
     topology = _name_or_file(scenario, scenario.cluster.topology, (*_YAML, *GRAPH_SUFFIXES))

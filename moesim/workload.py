@@ -120,7 +120,11 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
         )
         return (_without_zero_experts(step, model.num_experts) for step in steps) if num_zero else steps
 
-    content = "sequences, topics and drift are drawn" if "structure" in router_parameters(router) else "tokens have no content"
+    content = (
+        "sequences, topics and drift are drawn"
+        if "structure" in router_parameters(router)
+        else "tokens have no content"
+    )
     told = "".join(f", {name}={value}" for name, value in parameters.items())
     notes = [f"routing is synthetic (router {router}{told}): {content}"]
     if num_zero:

@@ -3,6 +3,7 @@
 Letters of shapes: B windows, C positions of a window, T tokens (B x C), D width, K experts of a token.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -142,10 +143,12 @@ class PeerLanguageModel(nn.Module):
 
 def _spread(name: str, shape: PeerShape) -> float:
     """Standard deviation of the initial weights."""
-    if name.endswith(("experts.down", "router.keys")):  # products of order 1 with normed inputs and queries
-        return float(shape.d_model**-0.5 if name.endswith("down") else (shape.key_width // 2) ** -0.5)
+    if name.endswith("experts.down"):  # a product of order 1 with the normed input
+        return 1.0 / math.sqrt(shape.d_model)
+    if name.endswith("router.keys"):  # and with half of a normed query
+        return 1.0 / math.sqrt(shape.key_width // 2)
     if name.endswith(("to_out.weight", "down.weight")):
-        return 0.02 / float(2 * shape.num_layers) ** 0.5
+        return 0.02 / math.sqrt(2 * shape.num_layers)
     return 0.02
 
 

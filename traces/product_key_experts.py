@@ -51,7 +51,7 @@ class SingleNeuronExperts(nn.Module):
 
     def forward(self, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
         """Weighted sum of the outputs of each token's K experts."""
-        out: Tensor = _WeightedExperts.apply(x_TD, weights_TK, experts_TK, self.down, self.up)
+        out: Tensor = _WeightedExperts.apply(x_TD, weights_TK, experts_TK, self.down, self.up)  # type: ignore[no-untyped-call]
         return out
 
 

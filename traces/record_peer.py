@@ -7,101 +7,39 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from key_structure import add_scores, key_structure, usage
-from numpy.typing import NDArray
-from peer_language_model import PeerLanguageModel, PeerShape, count_parameters
-from peer_training import Report, Trained, read, train
+from key_structure import key_structure
+from peer_checkpoints import trained_model
+from peer_language_model import PeerShape, count_parameters
+from peer_recording import NAME, record, trace_info, write
+from peer_training import Report, read
 from public_domain_text import PACKAGE_FILES, TextMissingError, read_documents, split_documents
-from record_public_domain import HELD_OUT_CHARACTERS, ORIGIN, OtherTrainingError, bigram_losses, tokenise
-from routing_file import FORMAT_VERSION, routing_table, write_routing
+from record_public_domain import HELD_OUT_CHARACTERS, OtherTrainingError, bigram_losses, tokenise
 from training import Training
 
-from moesim.trace.heads import merge_heads
-from moesim.trace.store import open_trace, read_rows
-
-NAME = "peer-262k-public-domain"
 DEFAULT_OUT = Path(__file__).resolve().parent / f"{NAME}.parquet"
-DEFAULT_TRAINING = Training(steps=600, windows_per_step=16)
+DEFAULT_TRAINING = Training(steps=1000, warm_up_steps=40)
 DEFAULT_TOKENS = 40_000
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """Routing of the first held-out documents, and what the model made of all of them.
-
-    experts_TK has a token's distinct experts in ascending order, -1 at the end; sequence_T numbers the documents. Loss in
-    nats per token; `used` the share of experts that got any token, `unevenness` as in `usage`, both over all documents.
-    """
-
-    experts_TK: NDArray[np.int32]
-    sequence_T: NDArray[np.int32]
-    loss: float
-    used: float
-    unevenness: float
-
-
-def record(
-    model: PeerLanguageModel, documents: Sequence[NDArray[np.int64]], shape: PeerShape, tokens: int
-) -> Recording:
-    """Reads the documents in order, a document a sequence; keeps the routing of the first ones, `tokens` at most."""
-    losses, kept, lengths, score_E = [], [], [], np.zeros(shape.num_experts)
-    full = False
-    for reading in read(model, documents, shape.context):
-        losses.append(reading.losses_T)
-        add_scores(score_E, [reading.experts_TK], [reading.weights_TK])
-        full = full or sum(lengths) + len(reading.losses_T) > tokens
-        if not full:
-            kept.append(in_order(merge_heads(reading.experts_TK, None)[0]))
-            lengths.append(len(reading.losses_T))
-    used, unevenness = usage(score_E)
-    sequence_T = np.repeat(np.arange(len(kept), dtype=np.int32), lengths)
-    loss = float(np.concatenate(losses).astype(np.float64).mean())
-    return Recording(np.concatenate(kept), sequence_T, loss, used, unevenness)
-
-
-def in_order(experts_TK: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Rows in ascending order with -1 still at the end: which head chose what is not kept, and the file is smaller."""
-    last = np.iinfo(np.int32).max
-    sorted_TK = np.sort(np.where(experts_TK < 0, last, experts_TK), axis=1)
-    return np.where(sorted_TK == last, np.int32(-1), sorted_TK).astype(np.int32)
-
-
-def trace_info(shape: PeerShape, training: Training, recording: Recording, losses: dict[str, float]) -> dict[str, Any]:
-    """What every trace says about itself: the routing's shape, where it comes from, what the models reached."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "level": "token",
-        "model": NAME,
-        "num_experts": shape.num_experts,
-        "top_k": shape.top_k,
-        "layers": [shape.peer_layer],
-        "num_tokens": len(recording.experts_TK),
-        "num_ranks": 1,
-        "num_steps": 1,
-        "has_weights": False,
-        "has_sequences": True,
-        "origin": ORIGIN,
-        "recorder": f"traces/record_peer.py, torch {torch.__version__}, {torch.get_num_threads()} thread(s)",
-        "seed": training.seed,
-        "losses": {name: round(value, 4) for name, value in losses.items()},
-    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a run is asked for: where the text lies, where the file and the models go, how many tokens it may hold."""
+    """What a run is asked for: where the text lies, where the file and the models go, how many tokens it may hold.
+
+    `twin_steps` are the dense twin's training steps (None: as many as the model with experts has).
+    """
 
     root: Path
     out: Path
     checkpoints: Path | None
     tokens: int
     device: str
+    twin_steps: int | None = None
 
 
 def run(shape: PeerShape, training: Training, request: Request, say: Report) -> None:
@@ -112,10 +50,12 @@ def run(shape: PeerShape, training: Training, request: Request, say: Report) -> 
     losses = bigram_losses(corpus)
     weights, twin_weights = count_parameters(shape)
     say(f"{weights} weights, dense twin {twin_weights}; {shape.peer_multiply_adds} multiply-adds in the PEER layer")
-    peer = trained_model(shape, training, corpus.stream, request, say, with_experts=True)
+    kept: dict[str, Any] = {"checkpoints": request.checkpoints, "device": request.device}
+    peer = trained_model(shape, training, corpus.stream, say, with_experts=True, **kept)
     recording = record(peer.model, corpus.held_out, shape, request.tokens)
     say(f"held out: {recording.loss:.4f} nats, {recording.used:.3f} of experts, unevenness {recording.unevenness:.3f}")
-    twin = trained_model(shape, training, corpus.stream, request, say, with_experts=False)
+    twin_training = replace(training, steps=request.twin_steps or training.steps)
+    twin = trained_model(shape, twin_training, corpus.stream, say, with_experts=False, **kept)
     twin_losses = [reading.losses_T for reading in read(twin.model, corpus.held_out, shape.context)]
     losses |= {"train": peer.loss, "held_out": recording.loss, "twin_train": twin.loss}
     losses["twin_held_out"] = float(np.concatenate(twin_losses).astype(np.float64).mean())
@@ -140,44 +80,6 @@ def run(shape: PeerShape, training: Training, request: Request, say: Report) -> 
     say(f"{request.out.name}: {request.out.stat().st_size} bytes, {len(recording.experts_TK)} tokens, {structure}")
 
 
-def write(out: Path, recording: Recording, info: dict[str, Any], more: dict[str, Any]) -> None:
-    """Writes the trace, and reads it back through moesim, which checks every row."""
-    layers = tuple(info["layers"])
-    write_routing(out, routing_table(recording.experts_TK[np.newaxis], recording.sequence_T, layers), info, more)
-    assert sum(len(rows) for _, rows in read_rows(open_trace(out))) == info["num_tokens"]
-
-
-def trained_model(
-    shape: PeerShape,
-    training: Training,
-    stream: NDArray[np.int64],
-    request: Request,
-    say: Report,
-    *,
-    with_experts: bool,
-) -> Trained:
-    """The model, or its dense twin, from `request.checkpoints` where it is there, else trained (and put there)."""
-    if request.checkpoints is None:
-        return train(shape, stream, training, say, with_experts=with_experts, device=request.device)
-    path = request.checkpoints / ("peer.pt" if with_experts else "twin.pt")
-    asked = {"training": asdict(training), "shape": asdict(shape)}
-    if not path.exists():
-        trained = train(shape, stream, training, say, with_experts=with_experts, device=request.device)
-        state = {"model": trained.model.state_dict(), "loss": trained.loss, "seconds": trained.processor_seconds}
-        request.checkpoints.mkdir(parents=True, exist_ok=True)
-        torch.save(state | asked, path)
-        return trained
-    state = torch.load(path, weights_only=True, map_location=request.device)
-    # Another seed splits the text elsewhere: "held-out" documents would be ones the model was trained on.
-    if {name: state[name] for name in asked} != asked:
-        raise OtherTrainingError(
-            f"{path} was trained with {state['training']} and {state['shape']}, not {asked}: give the options it had"
-        )
-    model = PeerLanguageModel(shape, with_experts=with_experts).to(request.device)
-    model.load_state_dict(state["model"])
-    return Trained(model.eval(), float(state["loss"]), float(state["seconds"]))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -186,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoints", type=Path, help="folder of the two models: read where there, else written")
     parser.add_argument("--seed", type=int, default=DEFAULT_TRAINING.seed, help="seed of split, weights and batches")
     parser.add_argument("--steps", type=int, default=DEFAULT_TRAINING.steps, help="training steps of either model")
+    parser.add_argument("--twin-steps", type=int, help="training steps of the dense twin, where not --steps")
     parser.add_argument("--tokens", type=int, default=DEFAULT_TOKENS, help="most tokens of the trace")
     parser.add_argument("--keys", type=int, default=PeerShape().num_keys, help="half-keys; experts are their square")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; 1,048,576 experts are --keys 1024 --device cuda")
@@ -200,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoints=options.checkpoints,
         tokens=options.tokens,
         device=options.device,
+        twin_steps=options.twin_steps,
     )
 
     def say(line: str) -> None:

@@ -24,5 +24,6 @@ def replica_policy(name: str) -> str:
 
 
 def reads_tokens(name: str) -> bool:
-    """Whether strategy `name` optimises on tokens and costs, which take time to gather, and not on loads alone."""
-    return replica_policy(name) == "split"
+    """Whether strategy `name` looks at tokens and costs, which take time to gather, and not at loads alone."""
+    splits = replica_policy(name) == "split"  # refuses an unknown name
+    return bool(getattr(importlib.import_module(f"{STRATEGIES.package}.{name}"), "READS_TOKENS", splits))

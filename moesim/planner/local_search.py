@@ -135,7 +135,7 @@ def _copy_s(costs, state, expert, device, column, rank):  # type: ignore[no-unty
     if rows <= 0.0:
         return 0.0
     window = column // (state.rows_EDV.shape[2] // state.read_s_WS.shape[0])
-    seconds = rows * costs.activation_bytes_E[expert] * costs.byte_s_S[rank]
+    seconds = rows * costs.activation_bytes_E[expert] * costs.moved_s_S[rank]
     if state.read_s_WS[window, rank] >= state.rows_s_WS[window, rank]:
         return seconds + costs.weight_bytes_E[expert] * costs.byte_s_S[rank]
     return seconds + max(rows + 0.5 * costs.tile, costs.tile) * costs.params_E[expert] * costs.flop_s_S[rank]

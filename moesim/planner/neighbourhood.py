@@ -86,7 +86,7 @@ def _copy_costs(
     tiled_IW = np.where(rows_IW > 0, np.maximum(costs.tile, rows_IW + 0.5 * (costs.tile - 1)), 0.0)
     read_IW = (rows_IW > 0) * costs.weight_bytes_E[expert_I][:, None] * byte_s
     work_IW = np.maximum(read_IW, tiled_IW * costs.params_E[expert_I][:, None] * flop_s)
-    moved_IW = rows_IW * costs.activation_bytes_E[expert_I][:, None] * byte_s
+    moved_IW = rows_IW * costs.activation_bytes_E[expert_I][:, None] * costs.moved_s_S[device_I][:, None]
     nanoseconds_IW: NDArray[np.int64] = np.rint(1e9 * (work_IW + moved_IW)).astype(np.int64)
     return nanoseconds_IW
 

@@ -152,8 +152,9 @@ def _shared_s(costs: CostTables, tokens_WS: Floats) -> Floats:
     """Seconds of the shared expert on each rank, which no placement changes."""
     if not costs.shared_params:
         return np.zeros_like(tokens_WS)
-    flops = costs.shared_params * tokens_WS * costs.flop_s_S
-    return np.where(tokens_WS > 0, costs.launch_s + np.maximum(flops, costs.shared_bytes * costs.byte_s_S), 0.0)
+    flops_s = costs.shared_params * tokens_WS * costs.shared_flop_s_S
+    read_s = costs.shared_bytes * costs.shared_byte_s_S
+    return np.where(tokens_WS > 0, costs.shared_launch_s + np.maximum(flops_s, read_s), 0.0)
 
 
 @njit(cache=True, nogil=True)
@@ -203,7 +204,7 @@ def add_rows(costs, state, expert, device, window, group, more):  # type: ignore
     state.read_s_WS[window, rank] += change * costs.weight_bytes_E[expert] * costs.byte_s_S[rank]
     tiles = _tiled(now, costs.tile) - _tiled(rows, costs.tile)
     state.rows_s_WS[window, rank] += tiles * costs.params_E[expert] * costs.flop_s_S[rank]
-    state.other_s_WS[window, rank] += (now - rows) * costs.activation_bytes_E[expert] * costs.byte_s_S[rank]
+    state.other_s_WS[window, rank] += (now - rows) * costs.activation_bytes_E[expert] * costs.moved_s_S[rank]
     state.compute_sum_W[window] += power(compute_s(costs, state, window, rank)) - power(before_s)
 
 
@@ -282,7 +283,7 @@ def _add_compute(costs, state):  # type: ignore[no-untyped-def]
                     state.read_s_WS[window, rank] += costs.weight_bytes_E[expert] * costs.byte_s_S[rank]
                     flop_s = costs.params_E[expert] * costs.flop_s_S[rank]
                     state.rows_s_WS[window, rank] += _tiled(rows, costs.tile) * flop_s
-                    state.other_s_WS[window, rank] += rows * costs.activation_bytes_E[expert] * costs.byte_s_S[rank]
+                    state.other_s_WS[window, rank] += rows * costs.activation_bytes_E[expert] * costs.moved_s_S[rank]
 
 
 @njit(cache=True, nogil=True)

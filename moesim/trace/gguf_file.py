@@ -38,7 +38,9 @@ def read_gguf(path: Path) -> GgufFile:
             places = [_read_place(cursor) for _ in range(cursor.num_tensors)]
             start = cursor.at
     except (struct.error, ValueError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path} is not a readable GGUF file ({str(error)[:120]}); it is truncated or damaged") from None
+        raise InputError(
+            f"{path} is not a readable GGUF file ({str(error)[:120]}); it is truncated or damaged"
+        ) from None
     alignment = keys.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 2**16:
         raise InputError(f"{path}: general.alignment is {str(alignment)[:20]!r}")

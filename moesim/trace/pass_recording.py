@@ -146,8 +146,8 @@ def _rows(recording: Recording, kept: NDArray[np.int64], info: TraceInfo) -> Ite
             ranks_T.append(np.full(ids_LTW.shape[1], rank, np.int32))
             if recording.lengths is not None:
                 lengths = recording.lengths[number, rank]
-                sequence_T = np.repeat(np.arange(sequence, sequence + len(lengths), dtype=np.int32), lengths)
-                sequences_T.append(sequence_T[is_token_T])
+                numbers = np.arange(sequence, sequence + len(lengths), dtype=np.int32)
+                sequences_T.append(np.repeat(numbers, lengths)[is_token_T])
                 sequence += len(lengths)
         experts_LTK = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
         num_tokens = experts_LTK.shape[1]

@@ -51,7 +51,9 @@ def join_choices(choices: Sequence[Ids], source: str) -> tuple[NDArray[Any], lis
     choices = [ids_TRK for ids_TRK in choices if len(ids_TRK)]
     shapes = sorted({ids_TRK.shape[1:] for ids_TRK in choices})
     if len(shapes) != 1:
-        raise InputError(f"{source} has answers of {len(shapes)} shapes [layers, top-k] {shapes[:4]}; expected one model's")
+        raise InputError(
+            f"{source} has answers of {len(shapes)} shapes [layers, top-k] {shapes[:4]}; expected one model's"
+        )
     ids_TRK = np.concatenate(choices)
     return ids_TRK.transpose(1, 0, 2), [len(choice) for choice in choices]
 

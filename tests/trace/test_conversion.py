@@ -233,7 +233,7 @@ def test_formats_are_known_by_content(tmp_path: Path) -> None:
     with open(tmp_path / "c", "wb") as stream:
         np.savez(stream, counts=LOAD_LE)
     assert ["parquet", "npz_topk", "npz_counts"] == [recognised_format(tmp_path / name) for name in "abc"]
-    assert ("npz_counts", "npz_topk", "parquet") == READERS.names()
+    assert {"npz_counts", "npz_topk", "parquet"} < set(READERS.names())
     (tmp_path / "d").write_text("step,layer\n")
     with pytest.raises(InputError, match="none of the trace formats npz_counts, npz_topk, parquet"):
         convert_trace(tmp_path / "d", tmp_path / "out.parquet")

@@ -66,7 +66,9 @@ def _loads(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> dict[int, 
         load_E = np.rint(values.reshape(-1)).astype(np.int64)
         layer = int(match[1])
         if not np.array_equal(found.setdefault(layer, load_E), load_E):
-            raise InputError(f"{path}: the expert tensors of layer {layer} disagree on their counts; the file is damaged")
+            raise InputError(
+                f"{path}: the expert tensors of layer {layer} disagree on their counts; the file is damaged"
+            )
     if not found:
         raise InputError(f"{path} has no counts of experts (blk.N.ffn_*_exps); it is the imatrix of a dense model")
     if len({len(load_E) for load_E in found.values()}) > 1:

@@ -6,6 +6,7 @@ Array letters: S iteration, L layer, E expert.
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +90,7 @@ def _complete(path: Path, entries: Mapping[int, Mapping[tuple[int, int], object]
     layers = sorted({layer for found in entries.values() for _, layer in found})
     gaps = iterations[-1] - iterations[0] + 1 - len(iterations)
     if gaps:
-        absent = [number for number, after in zip(iterations, iterations[1:], strict=False) if after > number + 1]
+        absent = [number for number, after in pairwise(iterations) if after > number + 1]
         raise InputError(f"{path}: {gaps} iterations are missing, the first after {absent[0]}; they must be contiguous")
     missing = [
         (iteration, layer, rank)

@@ -13,7 +13,8 @@ from moesim.trace.token_stream import TokenBatch, TokenStream
 
 
 def build(layer: RouterLayer, stream: TokenStream, *, mean_experts: float = 0.0, group_tokens: int = 1024) -> Route:
-    """Every expert picks C = max(1, floor(T x mean_experts / E)) of the T tokens of a group; rows end in -1.
+    """Every expert picks C = max(1, floor(T x mean_experts / E)) of the T tokens of a group of about
+    `group_tokens`; rows end in -1.
 
     A token keeps at most top_k experts, those that weigh it most; an expert it refuses goes on to its next token (the
     paper's variant with a limit per token, as a stable matching). Exactly balanced wherever C x E <= (T - C) x top_k.

@@ -16,7 +16,7 @@ from moesim.trace.token_stream import TokenBatch
 
 
 def build(layer: RouterLayer, *, num_groups: int = 1, top_groups: int = 1) -> Route:
-    """Distinct experts of at most `top_groups` groups of consecutive experts.
+    """Distinct experts of at most `top_groups` of `num_groups` groups of consecutive experts.
 
     Raises InputError where the groups do not divide the experts, or those chosen hold fewer than top_k of them.
     """

@@ -29,7 +29,7 @@ def build(
     updates: int = 100,
     updates_per_step: int = 1,
 ) -> Route:
-    """The K of largest sigmoid(logit) + bias in the `top_groups` groups whose two largest sum highest.
+    """The K of largest sigmoid(logit) + bias in those `top_groups` of `num_groups` groups whose two largest sum highest.
 
     The bias of an expert rises by `update_speed` in each update where it had less than the mean load, else falls:
     `updates` times before step 0 and `updates_per_step` times in each of the next 1000 steps, on tokens

@@ -15,7 +15,8 @@ from moesim.trace.token_stream import TokenBatch, TokenStream
 def build(layer: RouterLayer, stream: TokenStream, *, capacity_factor: float = 1.0, group_tokens: int = 1024) -> Route:
     """At most two experts a token; the second is asked with chance min(1, 2 x its share of the two gate weights).
 
-    An expert takes at most ceil(2 T / E x capacity_factor) of a group of T tokens, all first choices before any second.
+    An expert takes at most ceil(2 T / E x capacity_factor) of the T tokens of a group, all first
+    choices before any second; groups are of about `group_tokens` (GShard: the tokens of a device).
     """
     check_top_k("gshard_top2", layer.top_k, 2)
     check_between("router gshard_top2", "capacity_factor", capacity_factor, 1e-6, 1e6)

@@ -22,6 +22,7 @@ def build(
     """One expert a token, or none: of a group of T tokens an expert takes the first ceil(T / E x capacity_factor).
 
     `jitter` 0..1 is the standard deviation of noise on each logit (the paper multiplies the input by 1 +- 0.01).
+    Groups are of about `group_tokens` tokens (the paper: those of a core).
     """
     check_top_k("switch_top1", layer.top_k, 1)
     check_between("router switch_top1", "capacity_factor", capacity_factor, 1e-6, 1e6)

@@ -1,0 +1,90 @@
+"""What measured transfers ask of links and copy engines, from moesim's own collectives: what a fit's parameters divide.
+
+Array letters: M measurement.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrate.fit.transfers import bytes_of_copy, machine, measured_s, scaled, setup_of, unit_flows
+from calibrate.measurement import Measurement
+from moesim.calibration import Operation
+from moesim.collective.kernel_cost import busiest
+from moesim.network.bound import link_busy_s
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loads:
+    """Rows of one library [M]: seconds of the fullest NIC and scale-up link at nominal rates, bytes of the fullest copy engine.
+
+    `messages_M`, `message_bytes_M`, `rank_bytes_M`: messages of the busiest rank, bytes of one, bytes of all;
+    `copy_bytes_M`: bytes of one copy; `combine_M`: which operation; `across_M`: whether there are several nodes.
+    """
+
+    nic_s_M: Floats
+    scale_up_s_M: Floats
+    engine_bytes_M: Floats
+    latency_s_M: Floats
+    messages_M: Floats
+    message_bytes_M: Floats
+    rank_bytes_M: Floats
+    copy_bytes_M: Floats
+    ranks_M: Floats
+    nodes_M: Floats
+    sms_M: Floats
+    across_M: NDArray[np.bool_]
+    combine_M: NDArray[np.bool_]
+    time_M: Floats
+
+    def part(self, chosen_M: NDArray[np.bool_]) -> "Loads":
+        """Some of the rows."""
+        return Loads(**{name: getattr(self, name)[chosen_M] for name in self.__dataclass_fields__})
+
+
+def loads_of(measurements: Sequence[Measurement]) -> Loads:
+    """What every row asks of links and engines; raises InputError for a row without what its setup needs."""
+    rows = [_loads_of(measurement) for measurement in measurements]
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    names = list(Loads.__dataclass_fields__)
+    kinds = [bool if name in ("across_M", "combine_M") else np.float64 for name in names]
+    return Loads(**{name: column.astype(kind) for name, column, kind in zip(names, columns, kinds, strict=True)})
+
+
+def _loads_of(measurement: Measurement) -> tuple[Any, ...]:
+    setup, operation = setup_of(measurement), operation_of(measurement)
+    cluster, copy = machine(setup.hardware, setup.nodes), bytes_of_copy(measurement)
+    flows = scaled(unit_flows(setup, operation, True), copy)
+    bandwidth = np.array([link.bandwidth_bytes_per_s for link in cluster.links])
+    tier = np.array([link.tier for link in cluster.links])
+    num_engines = 4 * cluster.num_devices  # in and out, dispatch and combine
+    busy = link_busy_s(flows.paths, flows.bytes_F, np.concatenate([bandwidth, np.ones(num_engines)]))
+    links, engines = busy[: len(bandwidth)], busy[len(bandwidth) :]
+    inside = tier == "scale_up"
+    messages, rank_bytes = busiest(flows)
+    return (
+        links[~inside].max(initial=0.0),
+        links[inside].max(initial=0.0),
+        engines.max(initial=0.0),
+        float(flows.latency_F.max(initial=0.0)),
+        messages,
+        max(rank_bytes / max(messages, 1), 1.0),
+        max(rank_bytes, 1.0),
+        copy,
+        setup.ranks,
+        setup.nodes,
+        measurement.params.get("sms") or 0,
+        cluster.num_nodes > 1,
+        operation == "combine",
+        measured_s(measurement),
+    )
+
+
+def operation_of(measurement: Measurement) -> Operation:
+    """Which operation of a kernel's profile times it: a plain all-to-all is both."""
+    return "combine" if measurement.operation == "combine" else "dispatch"

@@ -1,0 +1,73 @@
+"""Moving: what it costs to bring weights from the devices of an old plan to those of a new one.
+
+Array letters: L MoE ordinal.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from moesim.collective.leg import Leg
+from moesim.memory import slot_bytes
+from moesim.network.bound import bound_completion
+from moesim.placement import ExpertPlacement
+from moesim.plan_file import MoveRound
+from moesim.planner.moves import Move, move_rounds
+from moesim.planner.search_state import copies_of
+from moesim.setting import Setting
+from moesim.step_work import WorkPlan
+
+Rounds = tuple[MoveRound, ...]
+
+
+def rounds_between(
+    setting: Setting, old: Sequence[ExpertPlacement], new: Sequence[ExpertPlacement], devices_per_node: int
+) -> Rounds:
+    """The move rounds of every layer that changes, one layer after the other."""
+    rounds = []
+    for index, before, after in zip(setting.model.moe_layer_indices, old, new, strict=True):
+        for moves in move_rounds(copies_of(before), copies_of(after), devices_per_node):
+            rounds.append(MoveRound(layer=index, moves=moves))
+    return tuple(rounds)
+
+
+def copy_bytes_of(setting: Setting) -> float:
+    """Bytes of one expert's weights in one layer."""
+    return slot_bytes(setting.model, setting.weight_dtype)
+
+
+def moved_bytes(setting: Setting, rounds: Rounds) -> float:
+    """Bytes that travel (or are loaded) in each expert-parallel group."""
+    return copy_bytes_of(setting) * sum(len(one.moves) for one in rounds)
+
+
+def move_seconds(setting: Setting, work: WorkPlan, rounds: Rounds) -> float:
+    """Seconds of all rounds on otherwise idle links, one round after the other: bytes / bandwidth of the busiest link."""
+    return sum(_round_s(setting, work, one.moves) for one in rounds)
+
+
+def copy_price_s(setting: Setting, work: WorkPlan) -> float:
+    """Seconds a copy takes of a full round, in which every device sends one to the next node (or the next device)."""
+    size, per_node = work.builder.group_size, work.builder.devices_per_node
+    if size == 1:
+        return 0.0
+    shift = per_node if size > per_node else 1
+    moves = tuple((0, device, (device + shift) % size) for device in range(size))
+    return _round_s(setting, work, moves) / size
+
+
+def _round_s(setting: Setting, work: WorkPlan, moves: Sequence[Move]) -> float:
+    """Seconds of one round; every expert-parallel group moves at once."""
+    builder = work.builder
+    between = np.array([(sender, receiver) for _, sender, receiver in moves if sender != receiver], dtype=np.int64)
+    if not between.size:
+        return 0.0
+    first = np.repeat(np.arange(0, builder.num_ranks, builder.group_size), len(between))
+    pairs = np.tile(between, (builder.num_ranks // builder.group_size, 1)) + first[:, None]
+    leg = Leg(
+        source_F=pairs[:, 0], target_F=pairs[:, 1], copies_F=np.ones(len(pairs), dtype=np.int64), engine=False
+    )
+    flows, _ = builder.flows([leg], "dispatch")
+    scale = copy_bytes_of(setting) / builder.bytes_per_copy["dispatch"]
+    return bound_completion(dataclasses.replace(flows, bytes_F=flows.bytes_F * scale), builder.links.bandwidth)

@@ -1,0 +1,1 @@
+"""Tests of checkpoints: permuted experts leave a model's outputs as they were."""
