@@ -30,6 +30,7 @@ SIZES, EP, SMS, EXPERTS, SKEW = "unseen sizes", "unseen EP", "unseen SMs", "unse
 TARGETS = {SIZES: (0.06, 0.20), EP: (0.12, None), SMS: (0.10, None), EXPERTS: (0.06, 0.25), SKEW: (0.12, None)}
 _LARGEST_FITTED_EP = 16
 _FITTED_SMS = (8, 24)
+_SIZE_NAMES = ("tokens_per_rank", "bytes_per_rank", "notify_s", "algbw_gb_s", "busbw_gb_s", "repeat")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ def sets() -> Iterator[ValidationSet]:
         ("rccl", "mi355x", "RCCL"),
     ):
         rows = transfers(library, hardware, release)
-        yield _split(SIZES, library, rows, _odd_sizes(rows), "fitted to every other size, judged on the sizes between")
+        yield _split(SIZES, library, rows, _odd_sizes(rows), "fitted to every other size of each shape, judged on those between")
     for library, hardware, release in (
         ("deepep-ll", "h100-sxm", "0.5.6.post2"),
         ("deepep-ll", "h800-sxm", "LL using NVLink"),
@@ -120,7 +121,7 @@ def _split(
     train = [m for m, out in zip(rows, out_M.tolist(), strict=True) if not out]
     test = [m for m, out in zip(rows, out_M.tolist(), strict=True) if out]
     nic = _nic_of(train) if target == EP and library in ("deepep-normal", "pplx") else None
-    kernel, _ = fit_kernel(train, library, "a validation fit", nic, judge=False)
+    kernel, _ = fit_kernel(train, library, "a validation fit", nic)
     profile = load_profile().model_copy(update={"kernels": {library: kernel}})
     release = str(rows[0].params.get("release") or _table_of(rows[0]))
     name = f"{library} {rows[0].params['hardware']}, {release}: {target}"
@@ -132,14 +133,20 @@ def _nic_of(train: Sequence[Measurement]) -> float | None:
     hardware = train[0].params["hardware"]
     release = "0.5.6.post2" if hardware == "h100-sxm" else "initial low-latency"
     rows = [m for m in transfers("deepep-ll", hardware, release) if m.params["ranks"] <= _LARGEST_FITTED_EP]
-    kernel, _ = fit_kernel(rows, "deepep-ll", "a validation fit", judge=False)
+    kernel, _ = fit_kernel(rows, "deepep-ll", "a validation fit")
     return None if kernel.nic is None else kernel.nic.value
 
 
 def _odd_sizes(rows: Sequence[Measurement]) -> NDArray[np.bool_]:
-    size = np.array([m.params.get("tokens_per_rank") or m.params["bytes_per_rank"] for m in rows])
-    _, order = np.unique(size, return_inverse=True)
-    odd: NDArray[np.bool_] = order % 2 == 1
+    """Every second size of each shape: rows that agree in all but their size (and the time of `notify`)."""
+    odd = np.zeros(len(rows), dtype=bool)
+    shapes: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        shape = {name: value for name, value in row.params.items() if name not in _SIZE_NAMES}
+        shapes.setdefault(f"{row.operation} {sorted(shape.items())}", []).append(index)
+    for members in shapes.values():
+        sizes = np.array([rows[i].params.get("tokens_per_rank") or rows[i].params["bytes_per_rank"] for i in members])
+        odd[members] = np.unique(sizes, return_inverse=True)[1] % 2 == 1
     return odd
 
 

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from moesim.cluster import Cluster
     from moesim.model import MoEModel
     from moesim.plan_file import Plan
     from moesim.result import ComparedRun, SimulationResult
     from moesim.routing import RoutingTrace
     from moesim.scenario import Scenario
+    from moesim.study import Exported
+    from moesim.trace.captured import CapturedRouting
 
 __version__ = "0.1.0"
-__all__ = ["compare", "load_model", "load_plan", "load_topology", "load_trace", "plan", "simulate"]
+__all__ = ["capture", "compare", "export", "load_model", "load_plan", "load_topology", "load_trace", "plan", "simulate"]
 
 
 def simulate(scenario: "Scenario | str | Path | Mapping[str, Any]") -> "SimulationResult":
@@ -49,15 +53,30 @@ def plan(
     slots: int | None = None,
     plan_steps: str | tuple[int, int] | None = None,
     time_limit_s: float | None = None,
+    old: "Plan | str | Path | None" = None,
+    move_budget: str | float | None = None,
+    explain: bool = False,
+    every: int | None = None,
 ) -> "Plan":
     """Place the experts of every MoE layer; `Plan.write` makes the file that `placement: {plan: FILE}` reads.
 
     `slots` per layer and the window `plan_steps` default to the scenario's. `time_limit_s` becomes an amount of solver
-    work, so that the same call has the same answer.
+    work, so that the same call has the same answer. A plan near an `old` one moves at most `move_budget` ("20GiB") of
+    weights; `explain` fills `Plan.explanation`; `every` plans anew every so many steps of the window.
     """
     from moesim import study
 
-    return study.plan(_scenario(scenario), strategy, slots=slots, plan_steps=plan_steps, time_limit_s=time_limit_s)
+    return study.plan(
+        _scenario(scenario),
+        strategy,
+        slots=slots,
+        plan_steps=plan_steps,
+        time_limit_s=time_limit_s,
+        old=old,
+        move_budget=move_budget,
+        explain=explain,
+        every=every,
+    )
 
 
 def load_trace(path: str | Path) -> "RoutingTrace":
@@ -65,6 +84,18 @@ def load_trace(path: str | Path) -> "RoutingTrace":
     from moesim.trace import load_trace as load
 
     return load(Path(path))
+
+
+def capture(model: Any, *, name: str | None = None, origin: str = "") -> "AbstractContextManager[CapturedRouting]":
+    """Note which experts a running Hugging Face model sends every token to.
+
+    >>> with moesim.capture(model) as trace:  # doctest: +SKIP
+    ...     model.generate(**inputs)
+    >>> trace.write("t.parquet")  # doctest: +SKIP
+    """
+    from moesim.trace.capture import capture as open_capture
+
+    return open_capture(model, name=name, origin=origin)
 
 
 def load_topology(name: str, **parameters: Any) -> "Cluster":

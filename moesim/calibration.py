@@ -24,11 +24,13 @@ Operation = Literal["dispatch", "combine"]
 class OperationProfile(ProfilePart):
     """Costs of one operation (dispatch or combine) of one communication kernel.
 
-    time = max( bytes of the fullest link or copy engine / its rate / reached + latency + fixed_s + message_s x messages,
-                floor_s )
+    time = max( bytes of the fullest link or copy engine / its rate / reached + latency + fixed_s + protocol_s
+                + message_s x messages + expert_s x experts + fill_s_per_byte x bytes of a copy, floor_s )
     `fixed_s`, `floor_s`: seconds against nodes or ranks. `message_s`: seconds for each other device the busiest device
-    sends to (or receives from). `reached`: fraction of the links' rate reached, against bytes a message (or all bytes of
-    the busiest device), 1 where absent. `sm_rate_in_node`, `sm_rate_across_nodes`: bytes/s of logical copies one SM
+    sends to (or receives from); `expert_s`: for each expert of the group (its signal); `fill_s_per_byte`: what the first
+    chunk of copies takes to fill the pipeline. `protocol_s`: seconds that the library's protocol for a size adds (NCCL: LL,
+    LL128, Simple), `reached`: fraction of the links' rate reached, 1 where absent; both against bytes a message (or all
+    bytes of the busiest device). `sm_rate_in_node`, `sm_rate_across_nodes`: bytes/s of logical copies one SM
     moves; absent = the copy engine never limits.
     """
 
@@ -37,6 +39,9 @@ class OperationProfile(ProfilePart):
     sm_rate_across_nodes: Figure | None = None
     floor_s: Curve | None = None
     message_s: Figure | None = None
+    expert_s: Figure | None = None
+    fill_s_per_byte: Figure | None = None
+    protocol_s: Curve | None = None
     reached: Curve | None = None
     error: FitError | None = None
 

@@ -53,6 +53,46 @@ class LayerSplit(BaseModel):
         return share_NP
 
 
+class MoveRound(BaseModel):
+    """Copies of one layer that travel at once: (expert, device that sends, device that receives).
+
+    No device sends or receives two. A device that sends to itself loads the copy from the checkpoint: nobody has it.
+    Rounds of a layer come one after the other; it is switched over when all its copies have arrived.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    layer: Annotated[int, Field(ge=0, lt=1 << 20)]
+    moves: tuple[tuple[Expert, Expert, Expert], ...]
+
+
+class CaseTime(BaseModel):
+    """Predicted step time, seconds, of one of the scenarios that the plan was made for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    name: str
+    weight: Annotated[float, Field(gt=0)]
+    step_time_s: Annotated[float, Field(ge=0)]
+
+
+class Replan(BaseModel):
+    """What planning anew brought on one stretch of a trace, [first, stop) steps.
+
+    `kept_s`: step under the first plan; `replanned_s`: under the plan made on the stretch before; both judged on this
+    stretch. `move_s`: seconds its moves take on otherwise idle links, once; `step_s` = replanned + move / steps.
+    `break_even_steps` = move / (kept - replanned); None where nothing is gained.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    first: int
+    stop: int
+    kept_s: float
+    replanned_s: float
+    step_s: float
+    moved_bytes: float
+    move_s: float
+    break_even_steps: float | None
+
+
 class Plan(BaseModel):
     """Where every expert of a model goes.
 
@@ -61,7 +101,8 @@ class Plan(BaseModel):
     split the plan was made for, `splits` the shares of `split`. Times in seconds: `predicted_step_time_s`
     by the closed form on the planning window, `lower_bound_s` what no plan of these slots can beat there (with the
     argument of each term in `bound_names`), `gap` = predicted / bound - 1; None where nothing is proven. `seconds` of
-    planning are not in the file: same inputs, same bytes.
+    planning are not in the file: same inputs, same bytes. `moves` and `moved_bytes` lead here from an old plan; `cases` are
+    the scenarios planned for; `explanation` is what `moesim plan --explain` says; `replans` what `--every` found.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -84,6 +125,10 @@ class Plan(BaseModel):
     fanout_nodes: Annotated[float, Field(ge=0)] | None = None
     capacity_factors: tuple[Annotated[float, Field(gt=0)], ...] = ()
     moved_bytes: Annotated[float, Field(ge=0)] = 0.0
+    moves: tuple[MoveRound, ...] = ()
+    cases: tuple[CaseTime, ...] = ()
+    replans: tuple[Replan, ...] = ()
+    explanation: dict[str, Any] | None = None
     status: str = "feasible"
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -115,7 +160,13 @@ class Plan(BaseModel):
             "fanout_nodes",
         )
         figures = {name: getattr(self, name) for name in (*names, "moved_bytes")}
-        return {**figures, "capacity_factors": list(self.capacity_factors), "strategy": self.strategy}
+        figures |= {"capacity_factors": list(self.capacity_factors), "strategy": self.strategy}
+        if self.moves:
+            figures["move_rounds"] = len(self.moves)
+        for name in ("cases", "replans"):
+            if getattr(self, name):
+                figures[name] = [part.model_dump(mode="json") for part in getattr(self, name)]
+        return figures if self.explanation is None else {**figures, "explanation": self.explanation}
 
     def write(self, path: str | Path) -> Path:
         """Write the plan as JSON, by a temporary name and a rename."""

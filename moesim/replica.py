@@ -58,7 +58,10 @@ def choose_replicas(
         copies = (placement.slot_offsets_E1, placement.slots_by_expert_P, shares_NP)
         _split(slots_TK, experts_TK, node_T, *copies, replica_key(seed), np.uint64(token_offset))
         return slots_TK
-    replicated_R = np.flatnonzero(placement.replicas_E > 1)
+    wanted_E = np.zeros(placement.num_experts, dtype=np.bool_)
+    copies = (placement.slot_offsets_E1, placement.slots_by_expert_P, placement.device_of_slot_P)
+    _only_near(slots_TK, experts_TK, source_T, *copies, devices_per_node, wanted_E)
+    replicated_R = np.flatnonzero(wanted_E)
     step = max(1, _TABLE_ENTRIES // placement.num_devices)
     for start in range(0, replicated_R.size, step):
         block_R = replicated_R[start : start + step]
@@ -180,6 +183,43 @@ def drawn_slot(token_key, expert, slots, share_P):  # type: ignore[no-untyped-de
         if share_P[slot] > 0.0:
             last = slot
     return last
+
+
+@njit(cache=True, nogil=True)
+def _only_near(  # type: ignore[no-untyped-def]
+    slots_TK, experts_TK, source_T, offsets_E1, slots_P, device_P, devices_per_node, wanted_E
+):
+    """Use the only copy on the token's device or, where that has none, on its node; `wanted_E`: experts with other pairs.
+
+    The table of `nearest` says the same of these pairs, so that it need not be made for experts of every node.
+    """
+    for token in range(experts_TK.shape[0]):
+        source = source_T[token]
+        first_device = source - source % devices_per_node
+        for k in range(experts_TK.shape[1]):
+            expert = experts_TK[token, k]
+            if expert < 0 or offsets_E1[expert + 1] - offsets_E1[expert] < 2:
+                continue
+            slots = slots_P[offsets_E1[expert] : offsets_E1[expert + 1]]
+            low, high = 0, slots.size
+            while low < high:
+                middle = (low + high) // 2
+                if device_P[slots[middle]] < first_device:
+                    low = middle + 1
+                else:
+                    high = middle
+            on_node, on_device, chosen = 0, 0, -1
+            while low < slots.size and device_P[slots[low]] < first_device + devices_per_node:
+                on_node += 1
+                if device_P[slots[low]] == source:
+                    on_device += 1
+                if device_P[slots[low]] == source or on_device == 0:
+                    chosen = slots[low]
+                low += 1
+            if on_device == 1 or (on_device == 0 and on_node == 1):
+                slots_TK[token, k] = chosen
+            else:
+                wanted_E[expert] = True
 
 
 @njit(cache=True, nogil=True)

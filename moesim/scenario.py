@@ -239,7 +239,9 @@ def parse_objective(text: Any) -> float:
     except ValueError:
         value = -1.0
     if not 0.0 <= value < 1.0:
-        raise ValueError(f"objective {str(text)[:40]!r} is none of mean, worst and cvar:LEVEL with LEVEL from 0 to below 1")
+        raise ValueError(
+            f"objective {str(text)[:40]!r} is none of mean, worst and cvar:LEVEL with LEVEL from 0 to below 1"
+        )
     return value
 
 
@@ -355,7 +357,10 @@ class Scenario(_Section):
         """The scenario as plain data that rebuilds it: defaults written out, windows as text."""
         data = self.model_dump(mode="json", exclude_none=True)
         others = [trace.model_dump(mode="json", exclude_none=True) for trace in self.other_traces]
-        for section, key in ((data["compare"], "plan_steps"), *((trace, "steps") for trace in (data["trace"], *others))):
+        for section, key in (
+            (data["compare"], "plan_steps"),
+            *((trace, "steps") for trace in (data["trace"], *others)),
+        ):
             if key in section:
                 section[key] = "{}:{}".format(*section[key])
         if others:

@@ -102,6 +102,14 @@ class WorkPlan:
     later: tuple["Era", ...] = ()
     tp: int = 1
     etp: int = 1
+    capacity_factors: tuple[float, ...] = ()  # one per layer, in place of `capacity`'s own; () = that for all
+
+    def capacity_of(self, ordinal: int | None) -> Capacity:
+        """The capacity of a MoE layer; None: that of the layer which accepts most."""
+        if not self.capacity_factors or self.capacity.is_dropless:
+            return self.capacity
+        factor = max(self.capacity_factors) if ordinal is None else self.capacity_factors[ordinal]
+        return dataclasses.replace(self.capacity, factor=factor)
 
     @property
     def num_devices(self) -> int:
@@ -174,7 +182,7 @@ class StepWork:
         plan, tokens = self.plan, float(self.tokens_D.max(initial=0.0))
         builder, model = plan.builder, plan.model
         layer_slots = max(int(np.bincount(p.device_of_slot_P).max()) for p in plan.placements)
-        rows = plan.capacity.buffer_rows(int(tokens), builder.group_size, model.top_k, model.num_experts)
+        rows = plan.capacity_of(None).buffer_rows(int(tokens), builder.group_size, model.top_k, model.num_experts)
         copies = most_copies(builder.algorithm, tokens * builder.group_size, model.top_k, layer_slots, rows)
         if plan.capacity.policy == "pad" and rows is not None:
             copies = layer_slots * rows  # padded buffers are full, even where fewer tokens could come
@@ -281,7 +289,7 @@ class StepWork:
                 mine = (dealt.rank_T >= first) & (dealt.rank_T < first + size) & ~np.isin(dealt.rank_T, dead)
             source_T = (dealt.rank_T[mine] - first).astype(np.int32)
             weights_TK = None if dealt.weights_LTK is None else dealt.weights_LTK[ordinal][mine]
-            capped = plan.capacity.cap(experts_TK[mine], weights_TK, source_T, size, plan.model.num_experts)
+            capped = plan.capacity_of(ordinal).cap(experts_TK[mine], weights_TK, source_T, size, plan.model.num_experts)
             counts.append(capped.counts)
             placement = self._alive(ordinal, first)
             without_copy += _without_copy(capped.experts_TK, placement)

@@ -63,8 +63,9 @@ def add_scores(score_E: NDArray[np.float64], experts: Sequence[NDArray[np.int32]
 
 
 def _shared_experts(experts_TK: NDArray[np.int32], follows_T: NDArray[np.int64]) -> float:
-    shares = []
-    for token in follows_T.tolist():
-        now, before = (row[row >= 0] for row in (experts_TK[token], experts_TK[token - 1]))
-        shares.append(len(np.intersect1d(now, before, assume_unique=True)) / len(now))
-    return float(np.mean(shares))
+    there_TK = experts_TK >= 0
+    stride = int(experts_TK.max()) + 1
+    uses_TK = experts_TK + np.arange(len(experts_TK), dtype=np.int64)[:, np.newaxis] * stride
+    also_TK = np.zeros(experts_TK.shape, bool)
+    also_TK[there_TK] = np.isin(uses_TK[there_TK], uses_TK[there_TK] + stride)
+    return float((also_TK.sum(axis=1) / there_TK.sum(axis=1))[follows_T].mean())

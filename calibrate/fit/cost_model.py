@@ -1,7 +1,7 @@
 """The cost model that is fitted: which parameters a form has, the times they give with derivatives, and the robust fit.
 
-time = fixed(nodes or ranks) + protocol(size) + message_s x messages + fill x bytes of a copy + latency
-       + max(NIC bytes / (nic x rate), scale-up bytes / (scale_up x rate), copies / (SMs x rate of one SM)) / reached(size)
+time = fixed(nodes or ranks) + protocol(size) + message_s x messages + expert_s x experts + fill x bytes of a copy
+       + latency + max(NIC bytes / (nic x rate), scale-up bytes / (scale_up x rate), copies / (SMs x rate of one SM)) / reached(size)
 Parameters are logarithms, so none is negative. Array letters: M measurement, P parameter, K knot of a curve.
 """
 
@@ -25,6 +25,7 @@ _FIRST = {  # start, least and most of each kind of parameter; seconds and bytes
     "scale_up": (0.75, 0.02, 1.0),
     "message": (1e-7, 1e-10, 1e-3),
     "fill": (1e-10, 1e-13, 1e-7),
+    "expert": (1e-8, 1e-12, 1e-5),
     "fixed": (math.nan, 1e-8, 10.0),
     "protocol": (math.nan, 1e-10, 10.0),
     "sm": (15e9, 1e6, 1e12),
@@ -37,7 +38,7 @@ _MOST_STEPS = 80
 class Form:
     """How complex the costs are: what the fixed cost grows with, which size the curves are read at, octaves between knots.
 
-    `protocol`, `reached`: 0 for no such curve. `fill`: whether a copy's bytes cost time once, as a pipeline's first chunk.
+    `protocol`, `reached`: 0 for no such curve. `fill`, `expert`: whether a copy's bytes cost time once, as a pipeline's first chunk, and each expert its signal.
     """
 
     against: Against
@@ -46,6 +47,7 @@ class Form:
     reached: float = 0.0
     message: bool = False
     fill: bool = False
+    expert: bool = False
 
     def knots(self, loads: Loads, octaves: float) -> tuple[float, ...]:
         """log2 bytes of a curve's knots over those rows; none where their sizes lie closer than one step."""
@@ -88,6 +90,7 @@ class Layout:
             reached.append(form.knots(part, form.reached))
             names += [f"fixed{side}.{count:g}" for count in counts[-1]]
             names += [f"fill{side}"] if form.fill and len(np.unique(part.copy_bytes_M)) > 1 else []
+            names += [f"expert{side}"] if form.expert and len(np.unique(part.experts_M)) > 1 else []
             for where, there_M in (("in", ~part.across_M), ("across", part.across_M)):
                 names += [f"sm{side}.{where}"] if (part.sms_M[there_M] > 0).any() else []
             names += [f"protocol{side}.{knot:g}" for knot in protocol[-1][1:]]  # at the first it is the fixed cost
@@ -133,7 +136,11 @@ def times(theta_P: Floats, layout: Layout, loads: Loads, nic: float | None) -> t
             fixed_M = weight_MK @ value_P[part]
             time_M[mine] += np.maximum(fixed_M, 0.0)
             slope_MP[mine, part] += np.where(fixed_M[:, None] > 0.0, weight_MK * value_P[part], 0.0)
-        for name, amount_M in ((f"fill{side}", loads.copy_bytes_M), ("message", loads.messages_M)):
+        for name, amount_M in (
+            (f"fill{side}", loads.copy_bytes_M),
+            (f"expert{side}", loads.experts_M),
+            ("message", loads.messages_M),
+        ):
             if (index := layout.index(name)) is not None:
                 time_M[mine] += value_P[index] * amount_M[mine]
                 slope_MP[mine, index] += value_P[index] * amount_M[mine]
@@ -207,7 +214,7 @@ def solve(loads: Loads, layout: Layout, nic: float | None) -> Floats:
         return parts
 
     found = least_squares(
-        residual, start, jac=jacobian, bounds=(low, high), loss="soft_l1", f_scale=SCALE, max_nfev=_MOST_STEPS
+        residual, start, jac=jacobian, bounds=(low, high), loss="soft_l1", f_scale=SCALE, max_nfev=_MOST_STEPS, ftol=1e-6, xtol=1e-6
     )
     rounded: Floats = np.round(found.x, 5)
     return rounded

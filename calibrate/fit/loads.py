@@ -24,7 +24,7 @@ class Loads:
     """Rows of one library [M]: seconds of the fullest NIC and scale-up link at nominal rates, bytes of the fullest copy engine.
 
     `messages_M`, `message_bytes_M`, `rank_bytes_M`: messages of the busiest rank, bytes of one, bytes of all;
-    `copy_bytes_M`: bytes of one copy; `combine_M`: which operation; `across_M`: whether there are several nodes.
+    `copy_bytes_M`: bytes of one copy; `experts_M`: of the group; `combine_M`: which operation; `across_M`: whether there are several nodes.
     """
 
     nic_s_M: Floats
@@ -35,6 +35,7 @@ class Loads:
     message_bytes_M: Floats
     rank_bytes_M: Floats
     copy_bytes_M: Floats
+    experts_M: Floats
     ranks_M: Floats
     nodes_M: Floats
     sms_M: Floats
@@ -76,6 +77,7 @@ def _loads_of(measurement: Measurement) -> tuple[Any, ...]:
         max(rank_bytes / max(messages, 1), 1.0),
         max(rank_bytes, 1.0),
         copy,
+        setup.experts,
         setup.ranks,
         setup.nodes,
         measurement.params.get("sms") or 0,

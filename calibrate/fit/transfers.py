@@ -167,7 +167,8 @@ def predict(profile: CalibrationProfile, library: str, measurement: Measurement)
     with_engine = _has_engine(kernel, operation, setup) and (sms or kernel.sms) is not None
     flows = scaled(unit_flows(setup, operation, with_engine), bytes_of_copy(measurement))
     built = builder(setup, kernel, profile.links, sms, _UNIT) if with_engine else _builder_of(profile, library, setup)
-    return bound_completion(flows, built.links.bandwidth) + built.kernel_s(flows, operation)
+    kernel_s = built.kernel_s(flows, operation, copy_bytes=bytes_of_copy(measurement), experts=setup.experts)
+    return bound_completion(flows, built.links.bandwidth) + kernel_s
 
 
 _BUILDERS: dict[tuple[int, str, Setup], tuple[CalibrationProfile, CollectiveBuilder]] = {}

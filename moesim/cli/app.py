@@ -2,7 +2,7 @@
 
 import typer
 
-from moesim.cli import calibrate, compare, demo, model, plan, simulate, topology, trace, validate
+from moesim.cli import calibrate, compare, demo, export, model, plan, simulate, topology, trace, validate
 
 app = typer.Typer(
     name="moesim",
@@ -17,6 +17,7 @@ app.command("simulate")(simulate.simulate)
 app.command("compare")(compare.compare)
 app.command("validate")(validate.validate)
 app.command("plan")(plan.plan)
+app.command("export")(export.export)
 app.add_typer(trace.app, name="trace")
 app.add_typer(topology.app, name="topology")
 app.add_typer(model.app, name="model")

@@ -1,11 +1,14 @@
 """moesim plan: where every expert goes, how fast that is, and how far from the best it can be."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moesim.cli.output import Json, print_json, print_page, say
+
+if TYPE_CHECKING:
+    from moesim.plan_file import Plan
 
 
 def plan(
@@ -20,6 +23,18 @@ def plan(
         float | None,
         typer.Option(min=0.001, help="About so many seconds of solver work, counted so that answers repeat."),
     ] = None,
+    old: Annotated[Path | None, typer.Option("--from", help="Plan file in use: the new plan stays near it.")] = None,
+    move_budget: Annotated[
+        str | None,
+        typer.Option(help="With --from: most bytes of weights that move, such as 20GiB; 0 keeps the old plan."),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Say what is replicated and why, what a step consists of, what more would buy."),
+    ] = False,
+    every: Annotated[
+        int | None, typer.Option(help="Plan anew every so many steps of the window; moves are charged.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Place the experts of every MoE layer and write the plan file that `placement: {plan: FILE}` reads."""
@@ -28,12 +43,39 @@ def plan(
     from moesim.study import timed_plan
 
     made, seconds = timed_plan(
-        load_scenario(scenario), strategy, slots=slots, plan_steps=plan_steps, time_limit_s=time_limit
+        load_scenario(scenario),
+        strategy,
+        slots=slots,
+        plan_steps=plan_steps,
+        time_limit_s=time_limit,
+        old=old,
+        move_budget=move_budget,
+        explain=explain,
+        every=every,
     )
     answer = {"plan": str(made.write(out)), **made.summary(), "seconds": seconds}
     for note in made.notes:
         say(note)
     if as_json:
         print_json(answer)
-    else:
-        print_page(facts_table(answer, title=f"{made.model} on {made.topology}, strategy {made.strategy}"))
+        return
+    facts = {key: value for key, value in answer.items() if key not in ("explanation", "cases", "replans")}
+    print_page(facts_table(facts, title=f"{made.model} on {made.topology}, strategy {made.strategy}"))
+    for line in _sentences(made):
+        print_page(line)
+
+
+def _sentences(made: "Plan") -> list[str]:
+    """What the table does not show: cases, re-plans, the explanation."""
+    from moesim.units import format_bytes, format_time
+
+    lines = [f"{case.name} (weight {case.weight:g}): {format_time(case.step_time_s)} a step" for case in made.cases]
+    for row in made.replans:
+        even = (
+            "never pays back" if row.break_even_steps is None else f"pays back after {row.break_even_steps:.0f} steps"
+        )
+        lines.append(
+            f"steps {row.first}:{row.stop}: {format_time(row.kept_s)} kept, {format_time(row.replanned_s)} planned anew, "
+            f"{format_time(row.step_s)} with its moves ({format_bytes(row.moved_bytes)}) charged, {even}"
+        )
+    return lines + list((made.explanation or {}).get("words", ()))

@@ -1,4 +1,4 @@
-"""moesim topology: the clusters moesim knows."""
+"""moesim topology: the clusters moesim knows, and those that other programs' files describe."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,9 +35,13 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Devices, links, bisection bandwidth, diameter and sources of a cluster."""
-    from moesim.report.formats.text import facts_table
     from moesim.topology import describe_topology, load_topology
+    from moesim.topology.partial import describe_partial
 
+    known = describe_partial(name)
+    if known is not None:
+        _answer(known, as_json)
+        return
     asked = {"nodes": nodes, "shape": shape, "accelerator": accelerator}
     parameters: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     cluster = load_topology(name, **parameters)
@@ -46,8 +50,28 @@ def show(
 
         draw_topology(cluster, png)
         say(f"drawn to {png}")
-    answer = describe_topology(cluster)
+    _answer(describe_topology(cluster), as_json)
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[str], typer.Argument(help="Files to merge, the first one first; or a TPU slice (v4-256).")],
+    out: Annotated[Path, typer.Option(help="Topology file to write, .yaml.")],
+    accelerator: Annotated[str | None, typer.Option(help="Kind of device, where no file says it.")] = None,
+    fill: Annotated[str | None, typer.Option(help="Shipped topology to assume what no file says from.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn NCCL or hwloc XML, scheduler and fabric files into a topology; what none of them says is listed."""
+    from moesim.topology.import_files import import_topology
+
+    _answer(import_topology(files, out, accelerator=accelerator, fill=fill), as_json)
+
+
+def _answer(facts: dict[str, Any], as_json: bool) -> None:
+    """What is known of a cluster, on stdout."""
+    from moesim.report.formats.text import facts_table
+
     if as_json:
-        print_json(answer)
+        print_json(facts)
     else:
-        print_page(facts_table(answer, title=cluster.name))
+        print_page(facts_table(facts, title=facts["name"]))

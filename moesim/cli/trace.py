@@ -116,6 +116,27 @@ def _assignments(pairs: list[str]) -> dict[str, float | str]:
     return values
 
 
+@app.command("capture")
+def capture(
+    hf: Annotated[Path, typer.Option(help="Folder of a Hugging Face model with safetensors weights.")],
+    text: Annotated[Path, typer.Option(help="Text file to run it on.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    model: Annotated[str | None, typer.Option(help="The model's name in moesim, for the trace's header.")] = None,
+    tokens: Annotated[int, typer.Option(help="Most tokens of the text to take.")] = 16384,
+    sequence_length: Annotated[int, typer.Option(help="Tokens of one sequence.")] = 1024,
+    as_json: Json = False,
+) -> None:
+    """Run a Hugging Face model on a text and record which experts every token went to."""
+    from moesim.report.formats.text import facts_table
+    from moesim.trace.capture import capture_text
+
+    answer = capture_text(hf, text, out, name=model, most_tokens=tokens, length=sequence_length)
+    if as_json:
+        print_json(answer)
+    else:
+        print_page(facts_table(answer))
+
+
 def _layer_list(text: str) -> list[int]:
     """The layer indices in "0,7,15"; raises InputError for anything else."""
     parts = [part.strip() for part in text.split(",")]

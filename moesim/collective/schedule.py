@@ -50,6 +50,7 @@ class CollectiveBuilder:
 
     `detours` leads flows round dead links; `dead_devices` neither send, receive nor relay. `device_of_rank` are the devices
     of the ranks where those are not all devices of the cluster in order: some of them, `stride` apart inside a group.
+    `experts`: slots of one group, for kernels whose cost grows with them; 0 where it is not known.
     """
 
     cluster: Cluster
@@ -63,6 +64,7 @@ class CollectiveBuilder:
     dead_devices: tuple[int, ...] = ()
     device_of_rank: NDArray[np.int64] | None = None
     stride: int = 1
+    experts: int = 0
 
     @property
     def num_ranks(self) -> int:
@@ -113,11 +115,21 @@ class CollectiveBuilder:
         curve = self.kernel.operation(operation).fixed_s
         return curve.read(self._count(curve.against))
 
-    def kernel_s(self, flows: Flows, operation: Operation) -> float:
-        """What the kernel costs beside its flows, seconds."""
+    def kernel_s(
+        self, flows: Flows, operation: Operation, *, copy_bytes: float | None = None, experts: int | None = None
+    ) -> float:
+        """What the kernel costs beside its flows, seconds; for other copies or experts than the builder's if given."""
         profile = self.kernel.operation(operation)
         floor_s = profile.floor_s.read(self._count(profile.floor_s.against)) if profile.floor_s is not None else 0.0
-        return kernel_cost_s(profile, flows, self.links.bandwidth, self.fixed_s(operation), floor_s)
+        return kernel_cost_s(
+            profile,
+            flows,
+            self.links.bandwidth,
+            self.fixed_s(operation),
+            floor_s,
+            copy_bytes=self.bytes_per_copy[operation] if copy_bytes is None else copy_bytes,
+            experts=self.experts if experts is None else experts,
+        )
 
     def extrapolated(self) -> list[str]:
         """One sentence per cost that is read outside its published range."""

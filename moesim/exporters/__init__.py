@@ -4,8 +4,8 @@ One file per launcher in `targets/`: `export(request) -> Export`, pure: bytes ou
 is for stacks that have no placement map and need their checkpoint permuted.
 """
 
-from moesim.exporters.export import Check, Export, ExportRequest, TargetRefuses, export_plan
 from moesim.exporters.expert_order import expert_permutation
+from moesim.exporters.export import Check, Export, ExportRequest, TargetRefuses, export_plan
 from moesim.exporters.names import exporter_names
 
 __all__ = ["Check", "Export", "ExportRequest", "TargetRefuses", "expert_permutation", "export_plan", "exporter_names"]

@@ -19,6 +19,10 @@ from moesim.parallelism import ParallelDims
 from moesim.placement import ExpertPlacement
 from moesim.plan_file import Plan
 
+Content = bytes | Callable[[Path], None]
+"""Bytes of a file, or what writes a file or folder too large for memory under the path it is given."""
+_CHECKPOINT = "--checkpoint"
+
 
 class TargetRefuses(InputError):
     """The target cannot express the plan; `slots` per layer of the nearest plan that it can, None where there is none."""
@@ -42,13 +46,15 @@ class LayerTraffic:
     """What the scenario's steps ask of one MoE layer under the plan, mean over steps.
 
     Bytes from device to device as the scenario's all-to-all algorithm sends them (relays of two-leg algorithms
-    included), seconds of compute [D], (token, expert) pairs [D], and the closed form of the two collectives in seconds.
+    included), seconds of compute [D], tokens [D], (token, expert) pairs [D], and the closed form of the two collectives
+    in seconds.
     """
 
     dispatch_DD: NDArray[np.float64]
     combine_DD: NDArray[np.float64]
     attention_s_D: NDArray[np.float64]
     experts_s_D: NDArray[np.float64]
+    tokens_D: NDArray[np.float64]
     load_D: NDArray[np.float64]
     dispatch_s: float
     combine_s: float
@@ -110,6 +116,11 @@ class ExportRequest:
             raise InputError(f"{self.target}: option {key}={text[:40]!r} is neither true nor false")
         return text == "true"
 
+    def take_checkpoint(self) -> Path | None:
+        """The checkpoint to permute, None where none was given; an exporter that does not ask refuses one."""
+        self.known_options.append(_CHECKPOINT)
+        return self.checkpoint
+
     def need_model(self) -> MoEModel:
         """The model; raises InputError where nobody names it."""
         if self.model is None:
@@ -135,7 +146,7 @@ class ExportRequest:
 class Export:
     """Contents by file name (all in the folder of `out`), launch flags that must agree, checks, and remarks."""
 
-    files: Mapping[str, bytes]
+    files: Mapping[str, Content]
     launch_flags: tuple[str, ...]
     checks: tuple[Check, ...]
     notes: tuple[str, ...] = ()
@@ -151,6 +162,8 @@ def export_plan(request: ExportRequest) -> Export:
     for key in request.options:
         if key not in request.known_options:
             raise unknown_name(f"option of exporter {request.target}", key, dict.fromkeys(request.known_options))
+    if request.checkpoint is not None and _CHECKPOINT not in request.known_options:
+        raise InputError(f"{request.target} permutes no checkpoint; leave --checkpoint out")
     broken = [check.name for check in export.checks if check.required and not check.ok]
     if broken:
         raise InputError(f"{request.target}: the plan breaks the rule '{broken[0]}'; nothing was written, plan again")

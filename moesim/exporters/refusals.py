@@ -2,6 +2,7 @@
 
 from moesim.exporters.export import ExportRequest, TargetRefuses
 from moesim.parallelism import divisors
+from moesim.placement import slots_per_device
 
 
 def refuse_replicas(request: ExportRequest, why: str) -> None:
@@ -41,6 +42,20 @@ def refuse_uneven_experts(request: ExportRequest) -> None:
             f"{plan.num_experts}; plan for ep in {divisors(plan.num_experts)}"
         )
     refuse_uneven(request)
+
+
+def refuse_own_slots(request: ExportRequest) -> None:
+    """Refuse numbers of slots per rank that are not the usual ones (equal, the first ranks one more)."""
+    plan = request.plan
+    if plan.slots_per_device is None:
+        return
+    usual = slots_per_device(len(plan.expert_of_slot[0]), request.ranks).tolist()
+    if list(plan.slots_per_device) != usual:
+        raise TargetRefuses(
+            f"{request.target} deals experts to ranks equally, and the plan gives rank "
+            f"{next(r for r, own in enumerate(plan.slots_per_device) if own != usual[r])} another number for its memory; plan "
+            "for devices of equal memory"
+        )
 
 
 def nearest_even(num_experts: int, ranks: int, slots: int) -> int:

@@ -1,15 +1,41 @@
 """Training: what the exporters of training stacks share: the permutation file, the degrees, the capacity factor."""
 
-from moesim.exporters.expert_order import permutation_file
-from moesim.exporters.export import Check, Export, ExportRequest
+from pathlib import Path
+
+from moesim.checkpoint import permute_checkpoint
+from moesim.exporters.expert_order import permutation_file, read_permutation
+from moesim.exporters.export import Check, Content, Export, ExportRequest
 from moesim.exporters.refusals import refuse_replicas, refuse_uneven_experts
 
 
 def permuted(request: ExportRequest, flags: tuple[str, ...], notes: tuple[str, ...] = ()) -> Export:
-    """The permutation in `out` with the flags of a stack that places experts in their order, equally many a rank."""
+    """The permutation in `out` with the flags of a stack that places experts in their order, equally many a rank.
+
+    With a checkpoint, `out` is the permuted checkpoint and the permutation lies beside it.
+    """
     content, checks = training_permutation(request)
-    notes += ("the file is a permutation: apply it to the checkpoint, its optimizer state and its router alike",)
-    return Export(files={request.out.name: content}, launch_flags=flags, checks=checks, notes=notes)
+    files, remark = permuted_files(request, content)
+    return Export(files=files, launch_flags=flags, checks=checks, notes=(*notes, remark))
+
+
+def permuted_files(request: ExportRequest, permutation: bytes) -> tuple[dict[str, Content], str]:
+    """`out` and what lies beside it, and what the user must know of them."""
+    checkpoint = request.take_checkpoint()
+    if checkpoint is None:
+        return {request.out.name: permutation}, (
+            "the file is a permutation: apply it to the checkpoint, its optimizer state and its router alike "
+            "(--checkpoint IN does so for safetensors)"
+        )
+    order_LE, layers = read_permutation(permutation)
+    groups = 1 if request.model is None else request.model.num_groups
+    orders = dict(zip(layers, order_LE, strict=True))
+
+    def write(path: Path) -> None:
+        permute_checkpoint(checkpoint, path, orders, num_experts=request.plan.num_experts, num_groups=groups)
+
+    return {request.out.name: write, request.beside(".permutation.json"): permutation}, (
+        "optimizer state is not in a safetensors checkpoint: permute it with the same file"
+    )
 
 
 def training_permutation(request: ExportRequest) -> tuple[bytes, tuple[Check, ...]]:

@@ -1,10 +1,9 @@
 """Bounds: what no placement can beat, term by term, so that a plan can say how far from optimal it is.
 
-Array letters: E expert, D device, S rank (of all groups), T token, K top-k.
+Array letters: E expert, D device, S rank (of all groups), N node, T token, K top-k.
 
-Load bounds hold for the largest load / speed of a device in one layer, whatever the copies and however their tokens are
-split. `receive_bounds` hold for what a rank waits for and computes itself; a step takes at least the mean of that over
-ranks (with any weights), even where fast ranks run ahead, so their sum over layers bounds a step from below.
+`receive_bounds` hold for what a rank waits for and computes itself; a step takes at least the mean of that over ranks
+(with any weights), even where fast ranks run ahead, so their sum over layers bounds a step from below.
 """
 
 import math
@@ -12,87 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
+from moesim.planner.bounds_fitted import ExpertHull, hulls_s
 from moesim.planner.objective_tables import CostTables
-from moesim.planner.solver import solve_linear
-from moesim.planner.water_fill import water_fill
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-ROUNDING = 1.0 - 1e-9  # solvers answer to about this; a bound must not be above the truth
-_MOST_EXPERTS = 4096  # of the linear program; beyond it the closed forms stand alone
-
-
-def load_bounds(load_E: Floats, slots_D: Ints, speed_D: Floats) -> dict[str, float]:
-    """Tokens over relative speed that some device must reach, by the name of the argument.
-
-    total over capacity: all load on all devices with a slot, in proportion to their speed.
-    fullest copy: water-filled copies; an expert with c copies loads one of them with load / c, on the fastest devices.
-    split relaxation: fractional copies, any split (`split_relaxation`).
-
-    >>> bounds = load_bounds(np.array([6.0, 1.0, 1.0]), np.array([2, 2]), np.array([1.0, 1.0]))
-    >>> {name: round(value, 6) for name, value in bounds.items()}
-    {'total over capacity': 4.0, 'fullest copy': 3.0, 'split relaxation': 4.0}
-    """
-    usable_D = slots_D > 0
-    bounds = {
-        "total over capacity": float(load_E.sum() / speed_D[usable_D].sum()),
-        "fullest copy": _fullest_copy(load_E, slots_D, speed_D),
-    }
-    if load_E.size <= _MOST_EXPERTS and load_E.max() > 0:
-        bounds["split relaxation"] = split_relaxation(load_E, slots_D, speed_D)
-    return bounds
-
-
-def _fullest_copy(load_E: Floats, slots_D: Ints, speed_D: Floats) -> float:
-    """The smallest largest load of a copy that the slots allow, on devices as fast as the fastest."""
-    fastest = float(speed_D[slots_D > 0].max())
-    copies_E = water_fill(load_E, int(slots_D.sum()), int((slots_D > 0).sum()))
-    return float((load_E / copies_E).max() / fastest)
-
-
-def split_relaxation(load_E: Floats, slots_D: Ints, speed_D: Floats) -> float:
-    """The linear program over devices of a kind (equal slots and speed), which loses nothing since they are alike.
-
-    Data        load[e]; n[k] devices of kind k with slots[k] and speed[k]
-    Variables   x[e,k] >= 0 tokens of e on kind k; y[e,k] in 0..n[k] copies; T >= 0
-    Constraints served:   sum over k of x[e,k] = load[e]             for every e
-                capacity: sum over e of x[e,k] <= n[k] speed[k] T    for every k
-                copies:   x[e,k] <= load[e] y[e,k]                   a copy serves the expert's load at most
-                fast:     x[e,k] <= speed[k] T y[e,k] is not linear: left out
-                slots:    sum over e of y[e,k] <= n[k] slots[k]      for every k
-                placed:   sum over k of y[e,k] >= 1                  implied by served and copies where load > 0
-    Objective   min T
-    """
-    scale = float(load_E.max())
-    kinds, count_K = np.unique(np.stack([slots_D, speed_D], axis=1)[slots_D > 0], axis=0, return_counts=True)
-    experts, num_kinds = load_E.size, len(kinds)
-    cells = experts * num_kinds
-    cell_expert, cell_kind = np.divmod(np.arange(cells), num_kinds)
-    load = load_E / scale
-    rows, columns, values = [], [], []
-
-    def add(row: NDArray[np.integer], column: NDArray[np.integer], value: NDArray[np.floating]) -> None:
-        rows.append(row)
-        columns.append(column)
-        values.append(value)
-
-    ones, cell = np.ones(cells), np.arange(cells)
-    add(cell_expert, cell, ones)
-    add(experts + cell_kind, cell, ones)
-    add(experts + np.arange(num_kinds), np.full(num_kinds, 2 * cells), -count_K * kinds[:, 1])
-    add(experts + num_kinds + cell, cell, ones)
-    add(experts + num_kinds + cell, cells + cell, -load[cell_expert])
-    add(experts + num_kinds + cells + cell_kind, cells + cell, ones)
-    shape = (experts + 2 * num_kinds + cells, 2 * cells + 1)
-    matrix = csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape)
-    most = np.concatenate([load, np.zeros(num_kinds + cells), count_K * kinds[:, 0]])
-    upper = np.concatenate([np.full(cells, np.inf), np.repeat(count_K[None, :], experts, axis=0).ravel(), [np.inf]])
-    cost = np.zeros(2 * cells + 1)
-    cost[-1] = 1.0
-    answer = solve_linear(cost, matrix, most, np.arange(shape[0]) < experts, upper.astype(np.float64))
-    return float(answer.value_V[-1]) * scale * ROUNDING if answer.status == "optimal" else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +37,15 @@ def receive_bounds(
     source_T: NDArray[np.int32],
     weight_S: Floats,
     inbound: dict[tuple[int, str], float],
+    hulls: tuple[ExpertHull, ...] = (),
 ) -> ReceiveBounds:
     """Bounds for all tokens of one step in one layer; `weight_S` weighs the ranks and sums to 1.
 
-    `inbound` is `inbound_seconds(costs, weight_S)`.
+    `inbound` is `inbound_seconds(costs, weight_S)`, `hulls` is `expert_hulls` where experts follow a fitted curve.
 
     experts     mean over ranks of launch + max(weight bytes of every expert with a token, once a group / HBM rate,
                 tiles of every expert's tokens / FLOP rate) + activations + shared expert: splitting an expert over
-                copies reads weights again and never saves a tile
+                copies reads weights again and never saves a tile; by a fitted curve, see bounds_fitted
     dispatch, combine   extra + the fewest copies that must come in / the links they come in by: a token needs
                 ceil(K / slots) devices and ceil(K / slots of a node) nodes, and a rank's or node's own slots serve at
                 most its most wanted experts
@@ -145,7 +70,10 @@ def receive_bounds(
     )
     has_shared = (tokens_S > 0) & (costs.shared_params > 0)
     shared_s = float((weight_S * has_shared * (costs.shared_launch_s + shared_S)).sum())
+    routed_s = launch_s + max(read_s, multiply_s) + moved_s
     compute = "every active expert's weights read once" if read_s >= multiply_s else "total work over capacity"
+    if costs.curve.fitted:
+        routed_s, compute = hulls_s(hulls, load_GE), "the cheapest group of every expert, by the fitted curve"
     copies = _fewest_copies(costs, slots_D, experts_TK, source_T, source, expert)
     times, names = [], []
     for op in range(2):
@@ -157,7 +85,7 @@ def receive_bounds(
         times.append(max(float(costs.least_O[op]), float(costs.extra_O[op]) + arguments[name]))
     return ReceiveBounds(
         dispatch_s=times[0],
-        experts_s=launch_s + max(read_s, multiply_s) + moved_s + shared_s,
+        experts_s=routed_s + shared_s,
         combine_s=times[1],
         shared_s=shared_s,
         names=(names[0], compute, names[1]),

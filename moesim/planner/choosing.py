@@ -107,7 +107,9 @@ def choose(
     status = solver.solve(model)
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return Choice("out of time", hint_L)
-    option_L = np.array([next(c for c in range(options) if there_LC[la, c] and solver.value(x[la, c])) for la in range(layers)])
+    option_L = np.array(
+        [next(c for c in range(options) if there_LC[la, c] and solver.value(x[la, c])) for la in range(layers)]
+    )
     return Choice("optimal" if status == cp_model.OPTIMAL else "feasible", option_L)
 
 

@@ -155,14 +155,20 @@ def fitted(old_ED: NDArray[np.bool_], load_E: NDArray[np.float64], slots_D: NDAr
     rows = [np.flatnonzero(held_ED[:, device]).tolist() for device in range(slots_D.size)]
     copies_E = held_ED.sum(axis=1)
     for device in np.repeat(np.arange(slots_D.size), free_D):
-        order = np.lexsort((np.arange(load_E.size), -load_E / copies_E, np.bincount(rows[device], minlength=load_E.size)))
+        order = np.lexsort(
+            (np.arange(load_E.size), -load_E / copies_E, np.bincount(rows[device], minlength=load_E.size))
+        )
         rows[device].append(int(order[0]))
         copies_E[order[0]] += 1
     return np.concatenate([np.array(row, dtype=np.int32) for row in rows])
 
 
 def _take(
-    held_ED: NDArray[np.bool_], free_D: NDArray[np.int64], load_E: NDArray[np.float64], expert: int, slots_D: NDArray[np.int64]
+    held_ED: NDArray[np.bool_],
+    free_D: NDArray[np.int64],
+    load_E: NDArray[np.float64],
+    expert: int,
+    slots_D: NDArray[np.int64],
 ) -> None:
     """Give the expert the free slot of the device with least load."""
     load_D = (held_ED * (load_E / np.maximum(held_ED.sum(axis=1), 1))[:, None]).sum(axis=0)

@@ -73,7 +73,9 @@ def _senders(wanted_M2: NDArray[np.int64], old_ED: Held, devices_per_node: int) 
     return sender_M
 
 
-def _colours(sender_M: Sequence[int] | NDArray[np.int64], receiver_M: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _colours(
+    sender_M: Sequence[int] | NDArray[np.int64], receiver_M: NDArray[np.int64], size: int
+) -> NDArray[np.int64]:
     """A round for each move, no two of a round with one sender or one receiver, as few rounds as possible (Koenig).
 
     A move takes the first round that is free at both ends; where there is none, moves on the path that alternates between

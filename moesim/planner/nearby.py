@@ -102,9 +102,7 @@ def _walk(slots_P, old_ED, load_E, offsets_D1, price_D, most_moved):  # type: ig
             _note(log, length + 1, second, one, moved, load_D.max() / mean)
             length += 2
         else:
-            _fill_change(
-                first, expert, slots_P, device_P, held_ED, copies_E, load_E, price_D, change_D
-            )
+            _fill_change(first, expert, slots_P, device_P, held_ED, copies_E, load_E, price_D, change_D)
             load_D += change_D
             device = device_P[first]
             held_ED[slots_P[first], device] -= 1
@@ -178,7 +176,10 @@ def _fill_change(slot, expert, slots_P, device_P, held_ED, copies_E, load_E, pri
     """What every device's load gains when the slot gets `expert` instead of one with other copies."""
     device, before = device_P[slot], slots_P[slot]
     copies, others = copies_E[expert], copies_E[before] - 1
-    less, more = load_E[expert] / copies - load_E[expert] / (copies + 1), load_E[before] / others - load_E[before] / (others + 1)
+    less, more = (
+        load_E[expert] / copies - load_E[expert] / (copies + 1),
+        load_E[before] / others - load_E[before] / (others + 1),
+    )
     for other in range(price_D.size):
         change_D[other] = (held_ED[before, other] * more - held_ED[expert, other] * less) * price_D[other]
     change_D[device] += (load_E[expert] / (copies + 1) - load_E[before] / others) * price_D[device]

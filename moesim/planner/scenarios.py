@@ -55,21 +55,20 @@ def robust_answer(problem: PlacementProblem, cases: Cases, place: Place, policy:
         answers.append(place(_mixed(limited, cases, np.eye(alone)[case])))
         seconds.append(_seconds_LK(problem, cases, answers[-1], policy))
     chosen = choose(np.stack(seconds, axis=1), cases.weight_K, cases.level, work_limit=problem.work_limit)
-    placements = tuple(
-        answers[option].placements[layer] for layer, option in enumerate(chosen.option_L.tolist())
-    )
+    placements = tuple(answers[option].placements[layer] for layer, option in enumerate(chosen.option_L.tolist()))
     best_K = np.stack(seconds, axis=1)[np.arange(problem.num_layers), chosen.option_L].sum(axis=0)
     gain = risk(seconds[0].sum(axis=0), cases.weight_K, cases.level) / max(
         risk(best_K, cases.weight_K, cases.level), 1e-30
     )
-    note = f"of {len(answers)} plans for different mixtures of cases, the best for each layer: {gain - 1.0:+.1%} on the mixture's plan"
+    note = (
+        f"of {len(answers)} plans for different mixtures of cases, the best for each layer: {gain - 1.0:+.1%} quicker than "
+        "the plan for their mean"
+    )
     out_of_time = any(answer.out_of_time for answer in answers) or chosen.status == "out of time"
     return PlacementAnswer(placements, (*answers[0].notes, note), out_of_time=out_of_time)
 
 
-def _seconds_LK(
-    problem: PlacementProblem, cases: Cases, answer: PlacementAnswer, policy: str
-) -> NDArray[np.float64]:
+def _seconds_LK(problem: PlacementProblem, cases: Cases, answer: PlacementAnswer, policy: str) -> NDArray[np.float64]:
     """Seconds of each layer in each case, mean over the case's windows."""
     return np.stack(
         [case_seconds(problem, cases, layer, placement, policy) for layer, placement in enumerate(answer.placements)]

@@ -2,7 +2,7 @@
 
 The number of nodes a token touches does not change when one of five vertices leaves a node, so a search on it sees
 plateaus. The smoothed count of a node with n of a token's vertices is 1 - q^n: it falls with every vertex that leaves, and
-is the true count at q = 0. Stages lower q and the cap (probabilistic fan-out: Kabiljo et al., Social Hash Partitioner, VLDB
+is the true count at q = 0. Stages lower q (probabilistic fan-out: Kabiljo et al., Social Hash Partitioner, VLDB
 2017, section 3). A vertex costs its tokens x nodes a pass, whatever the number of experts.
 Array letters: T token, V vertex, N node, I (vertex, token) pin.
 """
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-STAGES = ((0.9, 0.18), (0.8, 0.08), (0.7, 0.0), (0.5, 0.0), (0.3, 0.0))  # q, slack of the cap above the last one
-PASSES = 5
+STAGES = (0.8, 0.5, 0.3)  # q
+PASSES = 10
 
 
 def vertex_tokens(vertex_TK: NDArray[np.integer], num_vertices: int) -> tuple[Ints, Ints]:
@@ -46,10 +46,10 @@ def spread_smoothly(
     order = np.argsort(-load_V, kind="stable")
     order = order[np.diff(tokens[0])[order] > 0]
     smooth_TN = np.empty((weight_T.size, most_load_N.size), dtype=np.float32)
-    for q, slack in STAGES:
+    for q in STAGES:
         smooth_TN[:] = weight_T[:, None]
         _passes(
-            node_V, *tokens, load_V, size_V, smooth_TN, np.float32(q), (1.0 + slack) * most_load_N, most_size_N, order, passes
+            node_V, *tokens, load_V, size_V, smooth_TN, np.float32(q), most_load_N, most_size_N, order, passes
         )  # fmt: skip
     return node_V
 

@@ -30,6 +30,8 @@ from moesim.planner.solver import solve_linear
 
 Floats = NDArray[np.float64]
 _DECIMALS = 6  # of a share in a plan file
+_SMALLEST_DUAL = 1e-6
+PHASES = ("dispatch", "combine", "experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class SplitAnswer:
 
     `resource` is the congested one of the linear program: ("link", index of the builder's link) or ("device", rank), with
     its `dual` (the share of its phase's time that depends on it); None where no copy is on what limits the layer.
+    `binding` are all that bind: phase, resource and the seconds of the phase that its dual says depend on it.
     """
 
     placement: ExpertPlacement
@@ -45,6 +48,7 @@ class SplitAnswer:
     even_time_s: float
     resource: tuple[str, int] | None = None
     dual: float = 0.0
+    binding: tuple[tuple[str, tuple[str, int], float], ...] = ()
 
 
 def even_split(placement: ExpertPlacement, num_nodes: int) -> Floats:
@@ -70,11 +74,12 @@ def best_split(problem: PlacementProblem, layer: int, placement: ExpertPlacement
     if answer.status != "optimal":
         return SplitAnswer(even, even_s, even_s)
     resource, dual = program.congested(answer.dual_B)
+    binding = program.binding(answer.dual_B, answer.value_V)
     better = problem.placement(placement.expert_of_slot_P, program.shares(answer.value_V))
     time_s = float(layer_time(costs, make_state(costs, sketch, layer, better, "split", problem.seed), 0.0))
     if time_s < even_s:
-        return SplitAnswer(better, time_s, even_s, resource, dual)
-    return SplitAnswer(even, even_s, even_s, resource, dual)
+        return SplitAnswer(better, time_s, even_s, resource, dual, binding)
+    return SplitAnswer(even, even_s, even_s, resource, dual, binding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class _Program:
     node_V: NDArray[np.int64]
     slot_V: NDArray[np.int64]
     resources: tuple[tuple[str, int], ...]  # of the rows in order
+    phase_B: NDArray[np.int64]  # of the rows in order, an index of PHASES
 
     def shares(self, value_V: Floats) -> Floats:
         """The split table [N, P]."""
@@ -97,6 +103,12 @@ class _Program:
         """The row with the largest dual."""
         row = int(np.argmax(dual_B[: len(self.resources)]))
         return self.resources[row], float(dual_B[row])
+
+    def binding(self, dual_B: Floats, value_V: Floats) -> tuple[tuple[str, tuple[str, int], float], ...]:
+        """Rows with a dual, in order."""
+        seconds_B = dual_B[: len(self.resources)] * value_V[-len(PHASES) :][self.phase_B]
+        rows = np.flatnonzero(dual_B[: len(self.resources)] > _SMALLEST_DUAL)
+        return tuple((PHASES[self.phase_B[row]], self.resources[row], float(seconds_B[row])) for row in rows)
 
 
 def _program(problem: PlacementProblem, layer: int, even: ExpertPlacement, state: LayerState) -> _Program | None:
@@ -142,6 +154,7 @@ def _program(problem: PlacementProblem, layer: int, even: ExpertPlacement, state
         node_V=node_V,
         slot_V=slot_V,
         resources=tuple(name for name, keep in zip(names, keep_B, strict=True) if keep),
+        phase_B=np.argmax(times_B3[keep_B], axis=1),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from moesim.placement import slots_per_device
 from moesim.planner.packing import pack_longest_first
 from moesim.planner.problem import PlacementProblem
 from moesim.planner.water_fill import water_fill
@@ -36,7 +37,9 @@ def surviving_slots(problem: PlacementProblem, load_E: NDArray[np.float64]) -> N
     # Each expert's first copies are not water-filling's to give: what it shares out is the rest.
     rest_E = water_fill(load_E, problem.num_slots - (least - 1) * problem.num_experts, live)
     copies_E = np.minimum(_filled(load_E, rest_E, problem.num_slots, least), max(live, least))
-    slots_P = pack_longest_first(load_E, _topped(load_E, copies_E, problem.num_slots), problem.num_devices, slots_D, problem.speeds)
+    slots_P = pack_longest_first(
+        load_E, _topped(load_E, copies_E, problem.num_slots), problem.num_devices, slots_D, problem.speeds
+    )
     return survivors(problem, slots_P, load_E)
 
 
@@ -61,51 +64,47 @@ def survivors(
     return slots_P.astype(np.int32)
 
 
-def contradiction(problem: PlacementProblem, room_D: NDArray[np.int64] | None, dead_D: NDArray[np.bool_]) -> str | None:
+def contradiction(problem: PlacementProblem, dead_D: NDArray[np.bool_]) -> str | None:
     """The smallest set of constraints that cannot hold together, in words; None where they can.
 
-    Constraints: slots a layer, copies that survive, what memory holds (`room_D` slots of each device, None: enough),
-    devices that are dead. Without duplicates on a device, each expert in `survive` + 1 domains needs that the domains
-    together take (`survive` + 1) x experts distinct copies, which suffices too (bipartite degree sequences).
+    Constraints: slots a layer, copies that survive, what memory holds, devices that are dead. Without duplicates on a
+    device, `survive` + 1 domains for each expert need that the domains together take so many distinct copies, which is
+    enough too (degree sequences of bipartite graphs). That slots fit memory was found when the problem was posed.
     """
-    facts: dict[str, str] = {
+    alive, survive = int((~dead_D).sum()), problem.survive
+    rule_D = slots_per_device(problem.num_slots, problem.num_devices)
+    by_memory = bool((problem.slots_of_devices < rule_D)[~dead_D].any())
+    facts = {
         "slots": f"slots={problem.num_slots} a layer",
-        "survive": f"survive={problem.survive}, {problem.survive + 1} copies of each of {problem.num_experts} experts",
-        "memory": "" if room_D is None else f"memory, which holds {int(room_D.sum())} slots a layer",
-        "faults": f"{int(dead_D.sum())} dead of {problem.num_devices} devices",
+        "survive": f"survive={survive}, which needs {survive + 1} copies of each of {problem.num_experts} experts in "
+        f"{survive + 1} failure domains",
+        "memory": "what the devices' memory holds",
+        "faults": f"{problem.num_devices - alive} dead of {problem.num_devices} devices",
     }
-    asked = {"slots": True, "survive": problem.survive > 0, "memory": room_D is not None, "faults": bool(dead_D.any())}
+    asked = {"slots": True, "survive": survive > 0, "memory": by_memory, "faults": alive < problem.num_devices}
     names = [name for name in facts if asked[name]]
     for size in range(1, len(names) + 1):
         for chosen in itertools.combinations(names, size):
-            if not _feasible(problem, room_D, dead_D, {name: name in chosen for name in facts}):
+            if not _feasible(problem, rule_D, dead_D, {name: name in chosen for name in facts}):
                 domains = np.unique(domain_of_devices(problem)).size
-                what = "node" if problem.num_nodes > 1 else "device"
                 together = " and ".join(facts[name] for name in chosen)
-                return f"{together} cannot hold together on {domains} {what}s of {problem.num_devices // domains} devices"
+                what = "node" if problem.num_nodes > 1 else "device"
+                return f"{together} cannot hold together; there are {domains} failure domains ({what}s)"
     return None
 
 
 def _feasible(
-    problem: PlacementProblem,
-    room_D: NDArray[np.int64] | None,
-    dead_D: NDArray[np.bool_],
-    kept: Mapping[str, bool],
+    problem: PlacementProblem, rule_D: NDArray[np.int64], dead_D: NDArray[np.bool_], kept: Mapping[str, bool]
 ) -> bool:
     """Whether the constraints that are kept allow a placement; the others are as if nobody had asked."""
     experts, least = problem.num_experts, problem.survive + 1 if kept["survive"] else 1
-    most_D = np.full(problem.num_devices, experts, dtype=np.int64)
-    if kept["memory"] and room_D is not None:
-        most_D = np.minimum(most_D, room_D)
+    most_D = np.full(problem.num_devices, experts)
+    if kept["slots"]:
+        most_D = problem.slots_of_devices if kept["memory"] or kept["faults"] else rule_D
     if kept["faults"]:
         most_D = np.where(dead_D, 0, most_D)
-    if kept["memory"] and room_D is not None and kept["slots"]:
-        live = np.where(dead_D, 0, room_D) if kept["faults"] else room_D
-        if live.sum() < problem.num_slots:
-            return False
-    take_F = np.minimum(np.bincount(domain_of_devices(problem), weights=most_D), experts)
-    slots = problem.num_slots if kept["slots"] else np.inf
-    return bool(take_F.sum() >= least * experts and slots >= least * experts)
+    take_F = np.minimum(np.bincount(domain_of_devices(problem), weights=np.minimum(most_D, experts)), experts)
+    return bool(take_F.sum() >= least * experts)
 
 
 def _counts(problem: PlacementProblem, expert_of_slot_P: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Study: plan, simulate, compare; the only package that knows both the planner and the simulation."""
 
 from moesim.study.comparing import compare
+from moesim.study.exporting import Exported, export
 from moesim.study.planning import plan, timed_plan
 from moesim.study.simulating import simulate
 
-__all__ = ["compare", "plan", "simulate", "timed_plan"]
+__all__ = ["Exported", "compare", "export", "plan", "simulate", "timed_plan"]

@@ -1,11 +1,16 @@
 """Bounding: the time that no plan of a setting's slots can beat on its steps.
 
-Array letters: S rank.
+Array letters: S rank, E expert, N node (or device) of a group.
 """
 
-import numpy as np
+from dataclasses import dataclass
 
-from moesim.planner.bounds import inbound_seconds, receive_bounds
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.planner.bounds import ReceiveBounds, inbound_seconds, receive_bounds
+from moesim.planner.bounds_aggregate import fewest_far
+from moesim.planner.bounds_fitted import ExpertHull, expert_hulls
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem
 from moesim.routing import DealtStep
@@ -14,6 +19,17 @@ from moesim.step_work import StepWork, WorkPlan
 from moesim.study.posing import attention_cost
 
 TERMS = ("dispatch", "experts", "combine")
+AGGREGATE = "linear relaxation of experts on nodes"
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranks:
+    """Weights of the ranks (sum 1), and what follows from them."""
+
+    weight_S: Floats
+    inbound: dict[tuple[int, str], float]
+    hulls: tuple[ExpertHull, ...]
 
 
 def lower_bound(
@@ -27,42 +43,93 @@ def lower_bound(
     """
     capacity_S = 1.0 / costs.flop_s_S
     weights = [np.full(costs.num_ranks, 1.0 / costs.num_ranks), capacity_S / capacity_S.sum()]
+    most_tokens = max(
+        int(np.bincount(experts_TK[experts_TK >= 0]).max(initial=0))
+        for step in steps
+        for experts_TK in step.experts_LTK
+    )
+    far_copies_L = [_far_copies(problem, costs, steps, ordinal) for ordinal in range(problem.num_layers)]
     best, best_names = 0.0, dict[str, str]()
     for weight_S in weights if not np.allclose(weights[0], weights[1]) else weights[:1]:
-        inbound = inbound_seconds(costs, weight_S)
-        bounds = [_step_bound(setting, problem, work, costs, step, weight_S, inbound) for step in steps]
-        mean_s = float(np.mean([seconds for seconds, _ in bounds]))
-        if mean_s > best:
-            best, best_names = mean_s, bounds[-1][1]
+        hulls = expert_hulls(costs, weight_S, int(problem.slots_of_devices.max()), most_tokens)
+        ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), hulls)
+        layers = [
+            _layer(problem, costs, steps, ordinal, ranks, far_copies_L[ordinal]) for ordinal in range(len(far_copies_L))
+        ]
+        seconds = float(np.mean([_step(setting, work, step, weight_S) for step in steps]))
+        seconds = _combined(work.overlap, seconds, layers)
+        if seconds > best:
+            best, best_names = seconds, dict(zip(TERMS, layers[-1].names, strict=True))
     return best, best_names
 
 
-def _step_bound(
-    setting: Setting,
-    problem: PlacementProblem,
-    work: WorkPlan,
-    costs: CostTables,
-    step: DealtStep,
-    weight_S: np.ndarray,
-    inbound: dict[tuple[int, str], float],
-) -> tuple[float, dict[str, str]]:
-    """One step's bound, and the arguments behind the terms of its last layer."""
+def _step(setting: Setting, work: WorkPlan, step: DealtStep, weight_S: Floats) -> float:
+    """Seconds of what no placement changes: attention, router, dense layers and output head; weighted mean over ranks."""
     model, one = setting.model, StepWork(plan=work, dealt=step)
-    moe = model.moe_layer_indices
-    compute_s = sum(
-        float((weight_S * one.dense_layer(index).time_s).sum()) for index in range(model.num_layers) if index not in moe
-    ) + float((weight_S * one.head().time_s).sum())
-    network_s, hidden_s, names = 0.0, 0.0, dict[str, str]()
-    for ordinal, index in enumerate(moe):
-        layer = receive_bounds(
-            costs, problem.slots_of_devices, step.experts_LTK[ordinal], step.rank_T, weight_S, inbound
+    moe = set(model.moe_layer_indices)
+    parts = [
+        attention_cost(one, index) if index in moe else one.dense_layer(index).time_s
+        for index in range(model.num_layers)
+    ]
+    return float((weight_S * (sum(parts) + one.head().time_s)).sum())
+
+
+def _layer(
+    problem: PlacementProblem,
+    costs: CostTables,
+    steps: list[DealtStep],
+    ordinal: int,
+    ranks: _Ranks,
+    far: tuple[str, float],
+) -> ReceiveBounds:
+    """One layer's bounds, mean over steps; dispatch and combine are at least what the aggregate's far copies take."""
+    slots_D = problem.slots_of_devices
+    bounds = [
+        receive_bounds(
+            costs, slots_D, step.experts_LTK[ordinal], step.rank_T, ranks.weight_S, ranks.inbound, ranks.hulls
         )
-        compute_s += float((weight_S * attention_cost(one, index)).sum()) + layer.experts_s
-        network_s += layer.dispatch_s + layer.combine_s
-        hidden_s += min(layer.shared_s, layer.dispatch_s)
-        names = dict(zip(TERMS, layer.names, strict=True))
-    if work.overlap == "shared_expert":
-        return compute_s + network_s - hidden_s, names
-    if work.overlap != "none":
-        return max(compute_s, network_s), names
-    return compute_s + network_s, names
+        for step in steps
+    ]
+    means = {
+        name: float(np.mean([getattr(bound, name) for bound in bounds]))
+        for name in ("dispatch_s", "experts_s", "combine_s", "shared_s")
+    }
+    names = list(bounds[-1].names)
+    for op, name in enumerate(("dispatch_s", "combine_s")):
+        kind, copies = far
+        aggregate_s = float(costs.extra_O[op]) + copies * ranks.inbound[op, kind]
+        if aggregate_s > means[name]:
+            means[name], names[2 * op] = aggregate_s, AGGREGATE
+    return ReceiveBounds(**means, names=(names[0], names[1], names[2]))
+
+
+def _combined(overlap: str, other_s: float, layers: list[ReceiveBounds]) -> float:
+    """The step, mean over steps: `other_s` and all layers, less what the overlap can hide."""
+    compute_s = other_s + sum(layer.experts_s for layer in layers)
+    network_s = sum(layer.dispatch_s + layer.combine_s for layer in layers)
+    if overlap == "none":
+        return compute_s + network_s
+    if overlap == "shared_expert":
+        return compute_s + network_s - sum(min(layer.shared_s, layer.dispatch_s) for layer in layers)
+    return max(compute_s, network_s)
+
+
+def _far_copies(
+    problem: PlacementProblem, costs: CostTables, steps: list[DealtStep], ordinal: int
+) -> tuple[str, float]:
+    """Kind and number of copies a step, mean over steps, that must come from another node (or device): one placement
+    serves all steps and groups, so that their pairs count together."""
+    slots_D = problem.slots_of_devices
+    per_node = costs.devices_per_node if costs.node_copies else 1
+    first_N = np.arange(0, costs.group_size, per_node)
+    slots_N = np.add.reduceat(slots_D, first_N)
+    pairs_NE = np.zeros((first_N.size, problem.num_experts))
+    most_k = 1
+    for step in steps:
+        token, k = np.nonzero(step.experts_LTK[ordinal] >= 0)
+        node = step.rank_T[token] % costs.group_size // per_node
+        np.add.at(pairs_NE, (node, step.experts_LTK[ordinal][token, k]), 1.0)
+        most_k = max(most_k, int((step.experts_LTK[ordinal] >= 0).sum(axis=1).max(initial=0)))
+    together = max(min(most_k, int(slots_N.max())), 1) if costs.distinct else 1
+    copies = fewest_far(pairs_NE, np.minimum(slots_N, problem.num_experts)) / len(steps) / together
+    return ("node" if costs.node_copies else "device"), copies

@@ -65,9 +65,7 @@ def _round_s(setting: Setting, work: WorkPlan, moves: Sequence[Move]) -> float:
         return 0.0
     first = np.repeat(np.arange(0, builder.num_ranks, builder.group_size), len(between))
     pairs = np.tile(between, (builder.num_ranks // builder.group_size, 1)) + first[:, None]
-    leg = Leg(
-        source_F=pairs[:, 0], target_F=pairs[:, 1], copies_F=np.ones(len(pairs), dtype=np.int64), engine=False
-    )
+    leg = Leg(source_F=pairs[:, 0], target_F=pairs[:, 1], copies_F=np.ones(len(pairs), dtype=np.int64), engine=False)
     flows, _ = builder.flows([leg], "dispatch")
     scale = copy_bytes_of(setting) / builder.bytes_per_copy["dispatch"]
     return bound_completion(dataclasses.replace(flows, bytes_F=flows.bytes_F * scale), builder.links.bandwidth)

@@ -1,9 +1,7 @@
-"""Placing: the experts of every MoE layer in slots, by strategy or from a plan file.
-
-Array letters: E expert, D device.
-"""
+"""Placing: the experts of every MoE layer in slots, by strategy or from a plan file."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +9,7 @@ import numpy as np
 from moesim.errors import Declined, InputError
 from moesim.plan_file import Plan, load_plan
 from moesim.planner import PlacementAnswer, PlacementProblem, place, reads_tokens, replica_policy
+from moesim.planner.survival import fewest_domains
 from moesim.setting import Setting
 from moesim.step_work import WorkPlan
 from moesim.study.posing import pose
@@ -25,9 +24,10 @@ def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tupl
     section = setting.scenario.placement
     if section.plan is not None:
         stored = load_plan(setting.scenario.resolve_path(section.plan))
-        _check_plan(stored, setting)
+        check_plan(stored, setting)
         policy = setting.scenario.dispatch.replica or stored.replica_policy
-        return stored.strategy, make_work_plan(setting, stored.placements, policy), stored.notes
+        work = make_work_plan(setting, stored.placements, policy)
+        return stored.strategy, with_factors(work, stored.capacity_factors), stored.notes
     name = section.strategy or BASELINE
     answer = place_experts(setting, name, problem_for([name], setting, window))
     return (
@@ -35,6 +35,16 @@ def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tupl
         make_work_plan(setting, answer.placements, policy_of(setting, name)),
         placement_notes(setting, answer, window),
     )
+
+
+def with_factors(work: WorkPlan, factors: tuple[float, ...]) -> WorkPlan:
+    """The work plan with a capacity factor for each MoE layer, before and after whatever breaks."""
+    if not factors:
+        return work
+    later = tuple(
+        dataclasses.replace(era, plan=dataclasses.replace(era.plan, capacity_factors=factors)) for era in work.later
+    )
+    return dataclasses.replace(work, capacity_factors=factors, later=later)
 
 
 def problem_for(strategies: Sequence[str], setting: Setting, window: Window | None) -> PlacementProblem:
@@ -46,21 +56,18 @@ def place_experts(setting: Setting, strategy: str, problem: PlacementProblem) ->
     """One strategy's placements of all layers; raises Declined where it does not fit the problem."""
     answer = place(strategy, problem)
     if problem.survive:
-        _check_survival(strategy, problem, answer)
+        check_survival(strategy, problem, answer)
     return answer
 
 
-def _check_survival(strategy: str, problem: PlacementProblem, answer: PlacementAnswer) -> None:
+def check_survival(strategy: str, problem: PlacementProblem, answer: PlacementAnswer) -> None:
     """Decline an answer that keeps an expert in too few failure domains: nodes, or devices where there is one node."""
-    domain_D = problem.node_of_devices if problem.num_nodes > 1 else np.arange(problem.num_devices)
     for layer, placement in enumerate(answer.placements):
-        expert_domain = placement.expert_of_slot_P.astype(np.int64) * problem.num_devices
-        pairs = np.unique(expert_domain + domain_D[placement.device_of_slot_P])
-        domains_E = np.bincount(pairs // problem.num_devices, minlength=problem.num_experts)
-        if domains_E.min() <= problem.survive:
+        expert, domains = fewest_domains(problem, placement.expert_of_slot_P)
+        if domains <= problem.survive:
             raise Declined(
-                f"{strategy} keeps expert {int(domains_E.argmin())} of MoE ordinal {layer} in {domains_E.min()} failure "
-                f"domains; survive={problem.survive} needs {problem.survive + 1}"
+                f"{strategy} keeps expert {expert} of MoE ordinal {layer} in {domains} failure domains; "
+                f"survive={problem.survive} needs {problem.survive + 1}; take topology or balanced"
             )
 
 
@@ -71,7 +78,8 @@ def compile_strategy(strategy: str) -> None:
         place(strategy, toy)
 
 
-def _check_plan(stored: Plan, setting: Setting) -> None:
+def check_plan(stored: Plan, setting: Setting) -> None:
+    """Refuse a plan for another model, other layers or another number of devices with InputError."""
     model, ep = setting.model, setting.dims.ep
     if (stored.num_experts, stored.layers) != (model.num_experts, model.moe_layer_indices):
         raise InputError(

@@ -13,20 +13,24 @@ from moesim.planner import PlacementProblem
 from moesim.planner.entries import copy_entries
 from moesim.planner.objective_tables import CostTables, cost_tables
 from moesim.planner.problem import TokenSketch
-from moesim.planner.sketch import make_sketch
+from moesim.planner.sketch import MOST_TOKENS, make_sketch
 from moesim.routing import DealtStep
 from moesim.setting import Setting
 from moesim.step_work import StepWork, WorkPlan
 from moesim.study.work_plan import make_work_plan
 from moesim.units import format_bytes
 
+MOST_CELLS = 1 << 25  # experts x devices beyond which strategies do not search expert by expert
 MOST_CHANNELS = 1 << 21  # pairs of devices whose paths are tabled: some hundred megabytes
 
 
-def pose(setting: Setting, steps: list[DealtStep], *, tokens: bool, work_limit: float = 1.0) -> PlacementProblem:
+def pose(
+    setting: Setting, steps: list[DealtStep], *, tokens: bool, work_limit: float = 1.0, around_faults: bool = False
+) -> PlacementProblem:
     """The problem of placing every MoE layer for these steps; with `tokens` it says what a step costs, not loads alone.
 
-    Raises NoFeasiblePlan where the devices' memory does not hold the slots.
+    `around_faults`: devices that die get no slots (else the placement was there before they died). Raises NoFeasiblePlan
+    where the devices' memory does not hold the slots.
     """
     load_LE = np.zeros((setting.model.num_moe_layers, setting.model.num_experts))
     for dealt in steps:
@@ -34,7 +38,7 @@ def pose(setting: Setting, steps: list[DealtStep], *, tokens: bool, work_limit: 
             load_LE[ordinal] += np.bincount(experts_TK[experts_TK >= 0], minlength=setting.model.num_experts)
     work = make_work_plan(setting, _baseline(setting), "nearest")
     speed_D = np.array([device.speed for device in work.builder.devices[: setting.dims.ep]])
-    sketch, costs = _token_costs(setting, work, steps) if tokens else (None, None)
+    sketch, costs = _token_costs(setting, work, steps, work_limit) if tokens else (None, None)
     return PlacementProblem(
         load_LE=load_LE,
         num_devices=setting.dims.ep,
@@ -45,7 +49,9 @@ def pose(setting: Setting, steps: list[DealtStep], *, tokens: bool, work_limit: 
         sketch=sketch,
         costs=costs,
         speed_D=None if (speed_D == speed_D[0]).all() else speed_D / speed_D.max(),
-        slots_D=_slots_that_fit(setting, work, steps),
+        slots_D=_slots_that_fit(
+            setting, work, steps, dead_devices(setting) if around_faults else np.zeros(setting.dims.ep, np.bool_)
+        ),
         survive=setting.scenario.plan.survive,
         work_limit=work_limit,
     )
@@ -66,8 +72,11 @@ def attention_cost(work: StepWork, index: int) -> NDArray[np.float64]:
 
 
 def _token_costs(
-    setting: Setting, work: WorkPlan, steps: list[DealtStep]
+    setting: Setting, work: WorkPlan, steps: list[DealtStep], work_limit: float
 ) -> tuple[TokenSketch | None, CostTables | None]:
+    if setting.model.num_experts * setting.dims.ep > MOST_CELLS:  # placed by fan-out and load: no table of costs
+        most = int(MOST_TOKENS * min(max(work_limit, 1.0), 8.0))
+        return make_sketch(steps, work.num_devices, group_size=setting.dims.ep, most_tokens=most), None
     costs = layer_costs(setting, work, steps)
     if costs is None:
         return None, None
@@ -81,29 +90,50 @@ def _baseline(setting: Setting) -> tuple[ExpertPlacement, ...]:
     return (placement,) * setting.model.num_moe_layers
 
 
-def _slots_that_fit(setting: Setting, work: WorkPlan, steps: list[DealtStep]) -> NDArray[np.int64] | None:
-    """Slots of each device in every layer where the usual rule does not fit its memory; None where it does.
+def dead_devices(setting: Setting) -> NDArray[np.bool_]:
+    """Devices of an expert-parallel group that die in the course of a step [D], in one of the groups or in several."""
+    if setting.training:
+        return np.zeros(setting.dims.ep, dtype=np.bool_)
+    dead_D: NDArray[np.bool_] = setting.healths[-1].dead_D.reshape(-1, setting.dims.ep).any(axis=0)
+    if dead_D.all():
+        raise NoFeasiblePlan(
+            f"every one of the ep={dead_D.size} devices that could hold an expert is dead in some group"
+        )
+    return dead_D
+
+
+def _slots_that_fit(
+    setting: Setting, work: WorkPlan, steps: list[DealtStep], dead_D: NDArray[np.bool_]
+) -> NDArray[np.int64] | None:
+    """Slots of each device in every layer where it is dead or the usual rule does not fit its memory; None elsewhere.
 
     What a device holds beside expert slots is that of the step that needs most. Slots a device has no room for go to the
     devices with fewest slots that have room.
     """
-    if setting.training or setting.scenario.memory.check != "refuse":
-        return None
     size, layers = setting.dims.ep, setting.model.num_moe_layers
+    if setting.training or setting.scenario.memory.check != "refuse":
+        return _filled(slots_per_device(setting.num_slots, size), ~dead_D * np.int64(setting.num_slots))
     each = slot_bytes(setting.model, setting.weight_dtype) * layers
     parts = [StepWork(plan=work, dealt=step).memory_parts() for step in steps]
     beside = max(sum(part.values()) - part["expert_weights"] for part in parts)
     memory = np.array([device.memory_bytes for device in work.builder.devices]).reshape(-1, size).min(axis=0)
     room_D = np.maximum((memory - beside) // each, 0).astype(np.int64)
-    slots_D: NDArray[np.int64] = slots_per_device(setting.num_slots, size)
-    if (slots_D <= room_D).all():
-        return None
+    room_D[dead_D] = 0
     if room_D.sum() < setting.num_slots:
+        without = f" and {int(dead_D.sum())} of {size} devices are dead" if dead_D.any() else ""
         raise NoFeasiblePlan(
             f"memory holds {room_D.sum()} of slots={setting.num_slots} a layer ({format_bytes(each)} each over {layers} "
-            f"layers, {format_bytes(beside)} a device are taken by the rest); take fewer slots, more devices or smaller types"
+            f"layers, {format_bytes(beside)} a device are taken by the rest){without}; take fewer slots, more devices or "
+            "smaller types"
         )
-    slots_D = np.minimum(slots_D, room_D)
-    for _ in range(setting.num_slots - int(slots_D.sum())):
+    return _filled(slots_per_device(setting.num_slots, size), room_D)
+
+
+def _filled(rule_D: NDArray[np.int64], room_D: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The rule's slots as far as there is room, the others on the devices with fewest that have room; None: as the rule."""
+    if (rule_D <= room_D).all():
+        return None
+    slots_D = np.minimum(rule_D, room_D)
+    for _ in range(int(rule_D.sum() - slots_D.sum())):
         slots_D[int(np.argmin(np.where(slots_D < room_D, slots_D, np.iinfo(np.int64).max)))] += 1
     return slots_D

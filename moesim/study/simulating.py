@@ -103,6 +103,9 @@ def _assumptions(setting: Setting, work: WorkPlan) -> tuple[str, ...]:
     )
     if not work.capacity.is_dropless:
         sentences.append(work.capacity.sentence(has_weights=setting.workload.has_weights))
+        if work.capacity_factors:
+            low, high = min(work.capacity_factors), max(work.capacity_factors)
+            sentences.append(f"capacity factors by layer, {low:g} to {high:g}, are the plan's")
     elif work.capacity.factor is not None:
         sentences.append(f"capacity.factor {work.capacity.factor:g} is not used: policy dropless accepts every token")
     return tuple(sentences) + setting.workload.assumptions

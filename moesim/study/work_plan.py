@@ -39,8 +39,13 @@ def _algorithm(setting: Setting) -> str:
 def make_work_plan(
     setting: Setting, placements: tuple[ExpertPlacement, ...], policy: str, ranks: Ranks | None = None
 ) -> WorkPlan:
-    """What all steps share; `ranks`: the devices of a training stage in one pipeline, by default of the first."""
+    """What all steps share; `ranks`: the devices of a training stage in one pipeline, by default of the first.
+
+    A strategy that ships splits ships none where it has too many experts for a table: then the nearest copy is used.
+    """
     scenario, (start, *later) = setting.scenario, setting.healths
+    if policy == "split" and scenario.dispatch.replica is None and all(p.split_NP is None for p in placements):
+        policy = "nearest"
     if ranks is None and setting.training:
         ranks = setting.dims.stage_ranks(0, 0)
     builder = _builder(setting, start, ranks)
@@ -92,4 +97,5 @@ def _builder(setting: Setting, health: Health, ranks: Ranks | None = None) -> Co
         dead_devices=health.dead_devices,
         device_of_rank=ranks,
         stride=setting.dims.etp,
+        experts=setting.num_slots,
     )

@@ -11,6 +11,7 @@ from moesim.topology.accelerators import load_accelerator, read_accelerator
 from moesim.topology.facts import Section, source_lines
 from moesim.topology.graph_file import read_graph
 from moesim.topology.header import Header
+from moesim.topology.partial import refuse_partial
 from moesim.topology.shapes import parameter_sets, shapes, specs
 from moesim.yaml_file import read_yaml, validate
 
@@ -48,6 +49,8 @@ def load_topology(name_or_path: str | Path, *, accelerator: str | None = None, *
         data = _graph_data(path, accelerator)
     else:
         data = read_yaml(path)
+        refuse_partial(data, path)
+        data.pop("missing", None)
         if isinstance(data.get("file"), str):
             data["file"] = str(path.parent / data["file"])
     twice = sorted(named.keys() & parameters.keys())

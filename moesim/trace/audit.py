@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import t as student
 
-ALARM_RATE = 0.01  # chance that a stationary trace has any flag, were scores normal
+ALARM_RATE = 0.01  # chance that a stationary trace has any flag, did scores follow their law
 _LEAST_WINDOWS = 4
 _FEATURES = 6
 _LISTED = 50
@@ -25,8 +25,8 @@ def audit(
 
     z = (tokens - expected) / standard deviation for each window, layer and expert. The variance is what the binomial law
     gives times the dispersion of that expert's units in other windows; all z are divided by their common robust scale
-    where it is above 1. Flagged: |z| above the normal quantile at which all cells together alarm with
-    chance 0.01. `table` has the 50 largest: {window, layer, expert, tokens, expected, z}; windows are equal parts of the
+    where it is above 1. Flagged: |z| above the quantile at which all cells together alarm with chance 0.01, of Student's
+    law with as many degrees of freedom as a window has units (sums of few units have heavy tails). `table` has the 50 largest: {window, layer, expert, tokens, expected, z}; windows are equal parts of the
     steps, counted from 0, `layer` is the model layer index.
     """
     num_windows, _, num_layers, num_experts = count_VULE.shape
@@ -42,7 +42,7 @@ def audit(
         feature_NF = _features(count_NX[:, predicts_X], tokens_N)
         expected_NX[:, ~predicts_X] = _expected(count_NX[:, ~predicts_X], tokens_N, feature_NF, window_N, num_windows)
     z_VX, sum_VX, mean_VX = _scores(count_NX, expected_NX, tokens_N, window_N, num_windows)
-    threshold = float(norm.isf(ALARM_RATE / 2 / z_VX.size))
+    threshold = float(student.isf(ALARM_RATE / 2 / z_VX.size, len(window_N) / num_windows))
     flagged = np.argwhere(np.abs(z_VX) > threshold)
     order = np.argsort(-np.abs(z_VX[tuple(flagged.T)]), kind="stable")[:_LISTED]
     table = [

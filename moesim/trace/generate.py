@@ -159,7 +159,7 @@ def _info(
             origin=f"synthetic router {router}, seed {seed}{told}",
             recorder="moesim trace generate",
             seed=seed,
-            notes=(f"routing is synthetic (router {router})", *([SAME_TOKENS] if repeat_tokens else [])),
+            notes=(SAME_TOKENS,) if repeat_tokens else (),
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

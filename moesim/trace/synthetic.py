@@ -26,6 +26,7 @@ from moesim.trace.token_stream import Knobs, TokenStream
 ROUTERS = Registry("moesim.trace.routers", kind="router", attribute="build")
 Parameter = float | str | bool
 _MOST_IDS = 2**31  # expert ids of one step: 8 GiB
+_EXPERTS_PER_TOPIC = 256  # at most, where topics are not given: fewer topics would leave most of a million experts idle
 _OF_STREAMS = ("preset", "dynamics")
 
 
@@ -69,7 +70,9 @@ def make_router(
         raise InputError(f"router {router}: seed must be >= 0, got {seed}")
     own = {name: value for name, value in given.items() if name in _own_parameters(router)}
     evolutions, balanced = parse_dynamics(str(given.get("dynamics", "")), num_experts=num_experts, seed=seed)
-    knobs = knobs_of(given.get("preset"), {name: given[name] for name in given if name in _KNOBS})
+    many = {"topics": num_experts // _EXPERTS_PER_TOPIC} if num_experts >= _EXPERTS_PER_TOPIC * Knobs().topics else {}
+    asked = {name: given[name] for name in given if name in _KNOBS}
+    knobs = knobs_of(given.get("preset"), asked if "preset" in given else {**many, **asked})
     stream = (TokenStream(knobs, seed),) if _sees_tokens(router) else ()
     if evolutions and not _has_flat_gate(router):
         raise InputError(f"router {router} has no flat gate for dynamics to change; take softmax_topk or switch_top1")

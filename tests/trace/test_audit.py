@@ -31,20 +31,20 @@ def _counts(seed: int, **knobs: Any) -> tuple[Any, Any]:
 
 
 def test_few_stationary_traces_raise_an_alarm() -> None:
-    """At most 2 of 24 traces whose topics differ from sequence to sequence but whose gate stands still."""
+    """At most 1 of 10 traces whose topics differ from sequence to sequence but whose gate stands still."""
     alarms = 0
-    for seed in range(12):
+    for seed in range(5):
         for knobs in ({"structure": 0.3, "repeat": 0.0}, {"structure": 0.8, "repeat": 0.5, "focus": 0.8}):
             found = audit(*_counts(seed, **knobs), (0, 1))
             assert found is not None
             alarms += found["flagged"] > 0
-    assert alarms <= 2
+    assert alarms <= 1
 
 
 def test_topics_that_change_are_not_an_alarm() -> None:
     """Inputs that drift explain loads that drift."""
-    flagged = [audit(*_counts(seed, drift=0.1, topic_skew=1.5), (0, 1))["flagged"] for seed in range(4)]  # type: ignore[index]
-    assert sum(flagged) <= 2
+    flagged = [audit(*_counts(seed, drift=0.1, topic_skew=1.5), (0, 1))["flagged"] for seed in range(3)]  # type: ignore[index]
+    assert sum(flagged) <= 1
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["busy", "idle"])

@@ -33,6 +33,7 @@ def test_a_generated_trace_is_a_trace(tmp_path: Path) -> None:
     expected = {"layers": 2, "layer_indices": [1, 5], "experts": 64, "top_k": 8, "tokens": 1000, "ranks": 3, "steps": 4}
     assert expected == {key: facts[key] for key in expected}
     assert facts["origin"] == "synthetic router product_key, seed 5, heads=2, structure=0.7"
+    assert [] == facts["notes"]
     assert facts["adjacent_overlap"][0] > 2 * facts["adjacent_overlap_independent"][0]
     assert ["x.parquet"] == [file.name for file in tmp_path.iterdir()]
 

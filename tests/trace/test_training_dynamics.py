@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from moesim.trace.generate import TraceShape, generate_trace
 from moesim.trace.inspect import inspect_trace

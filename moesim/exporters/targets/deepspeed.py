@@ -60,9 +60,7 @@ def _checks(descriptors: list[dict[str, Any]], request: ExportRequest) -> list[C
             "every rank once, in order",
             all([entry["rank"] for entry in one["ranks"]] == list(range(ranks)) for one in descriptors),
         ),
-        Check(
-            "no expert twice on one rank", all(len(set(part)) == len(part) for parts in held for part in parts)
-        ),
+        Check("no expert twice on one rank", all(len(set(part)) == len(part) for parts in held for part in parts)),
         Check(
             "every expert is on some rank",
             all({expert for part in parts for expert in part} == set(range(experts)) for parts in held),

@@ -67,7 +67,9 @@ def _checks(pattern: bytes, settings: bytes, request: ExportRequest) -> tuple[Ch
     slots_DL = pattern_DLE.sum(axis=2)
     shape = (request.ranks, config["max_moe_layer_num"], plan.num_experts)
     return (
-        Check("the pattern is int32 of 0 and 1", pattern_DLE.dtype == np.int32 and set(np.unique(pattern_DLE)) <= {0, 1}),
+        Check(
+            "the pattern is int32 of 0 and 1", pattern_DLE.dtype == np.int32 and set(np.unique(pattern_DLE)) <= {0, 1}
+        ),
         Check("the pattern is [ranks, MoE ordinals, experts]", pattern_DLE.shape == shape),
         Check("every expert has a slot in every layer", bool((pattern_DLE.sum(axis=0) >= 1).all())),
         Check("all ranks have equally many slots", bool((slots_DL == slots_DL[0, 0]).all())),

@@ -18,7 +18,9 @@ def export(request: ExportRequest) -> Export:
     refuse_uneven(request)
     plan, model = request.plan, request.need_model()
     if request.out.suffix != ".json":
-        raise InputError(f"SGLang takes any path without .json or .pt as JSON itself; name {request.out.name!r} with .json")
+        raise InputError(
+            f"SGLang takes any path without .json or .pt as JSON itself; name {request.out.name!r} with .json"
+        )
     slots = len(plan.expert_of_slot[0])
     placed = dict(zip(plan.layers, plan.expert_of_slot, strict=True))
     trivial = tuple(islice(cycle(range(plan.num_experts)), slots))
@@ -32,10 +34,12 @@ def export(request: ExportRequest) -> Export:
         f"--ep-dispatch-algorithm {dispatch}",
         f"--moe-a2a-backend {request.option('a2a', 'deepep')}",
     )
-    notes = ("plans of a model class without an expert-location config have no effect in SGLang, silently",)
+    notes = ["SGLang ignores the file, silently, for model classes that have no expert-location config"]
     if dispatch == "lp":
-        notes += ("SGLang's lp shares come from its own linear program, not from the plan's splits",)
-    return Export(files={request.out.name: content}, launch_flags=flags, checks=_checks(content, request), notes=notes)
+        notes.append("SGLang's lp shares come from its own linear program, not from the plan's splits")
+    return Export(
+        files={request.out.name: content}, launch_flags=flags, checks=_checks(content, request), notes=tuple(notes)
+    )
 
 
 def _checks(content: bytes, request: ExportRequest) -> tuple[Check, ...]:

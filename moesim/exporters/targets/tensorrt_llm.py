@@ -61,5 +61,8 @@ def _checks(content: bytes, request: ExportRequest, extra: int, behind: int) -> 
         ),
         Check("layers are exactly the model's MoE layer indices (and MTP)", list(table) == layers),
         Check("every row has num_slots slots", all(len(row) == data["num_slots"] for row in table.values())),
-        Check("only keys the strict loader knows", set(data) <= {"num_slots", "initial_global_assignments", "layer_updates_per_iter"}),
+        Check(
+            "only keys the strict loader knows",
+            set(data) <= {"num_slots", "initial_global_assignments", "layer_updates_per_iter"},
+        ),
     )

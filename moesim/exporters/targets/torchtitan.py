@@ -14,7 +14,7 @@ def export(request: ExportRequest) -> Export:
         f"--parallelism.pipeline_parallel_degree {sizes['pp']}",
         f"--parallelism.data_parallel_shard_degree {shard}",
     )
-    notes = ("leave debug.moe_force_load_balance off, which routes tokens by their position",)
+    notes = ["leave debug.moe_force_load_balance off, which routes tokens by their position"]
     if capacity_factor(request)[0] is not None:
-        notes += ("TorchTitan is dropless: the plan's capacity factor has no setting there",)
-    return permuted(request, flags, notes)
+        notes.append("TorchTitan is dropless: the plan's capacity factor has no setting there")
+    return permuted(request, flags, tuple(notes))

@@ -7,7 +7,8 @@ from pathlib import Path
 from moesim.exporters.checks import slot_checks
 from moesim.exporters.expert_order import permutation_file
 from moesim.exporters.export import Export, ExportRequest
-from moesim.exporters.refusals import refuse_replicas, refuse_uneven
+from moesim.exporters.refusals import refuse_own_slots, refuse_replicas, refuse_uneven
+from moesim.exporters.training import permuted_files
 
 _FIELD = "initial_expert_map_path"  # proposed in vLLM pull request 49572; vLLM 0.33.0 has no such key
 _NEVER = (1 << 31) - 1  # steps between rearrangements
@@ -22,6 +23,7 @@ def export(request: ExportRequest) -> Export:
         "loads experts in their order, one slot each (its EPLB places replicas at run time; option map_file=true is for "
         "builds with pull request 49572)",
     )
+    refuse_own_slots(request)
     content, checks = permutation_file(request)
     flags = (
         "--enable-expert-parallel",
@@ -29,8 +31,9 @@ def export(request: ExportRequest) -> Export:
         f"--data-parallel-size {request.ranks}",
         "--tensor-parallel-size 1",
     )
-    notes = ("vLLM has no initial placement: load a checkpoint whose experts are permuted by this file",)
-    return Export(files={request.out.name: content}, launch_flags=flags, checks=checks, notes=notes)
+    files, remark = permuted_files(request, content)
+    notes = ("vLLM has no initial placement: it places a checkpoint's experts in their order", remark)
+    return Export(files=files, launch_flags=flags, checks=checks, notes=notes)
 
 
 def _map_file(request: ExportRequest) -> Export:

@@ -51,11 +51,10 @@ def _devices(row: tuple[int, ...], ranks: int) -> list[dict[str, object]]:
 def _checks(content: bytes, request: ExportRequest) -> tuple[Check, ...]:
     data, plan = json.loads(content), request.plan
     rows = [
-        [expert for device in layer["device_list"] for expert in device["device_expert"]] for layer in data["layer_list"]
+        [expert for device in layer["device_list"] for expert in device["device_expert"]]
+        for layer in data["layer_list"]
     ]
-    sizes = {
-        len(device["device_expert"]) for layer in data["layer_list"] for device in layer["device_list"]
-    }
+    sizes = {len(device["device_expert"]) for layer in data["layer_list"] for device in layer["device_list"]}
     return (
         *slot_checks(
             rows,

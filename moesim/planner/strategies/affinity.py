@@ -21,6 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 
 from moesim.errors import Declined
+from moesim.placement import ExpertPlacement
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch
 from moesim.planner.water_fill import water_fill
 from moesim.planner.windows import tokens_by_home
@@ -45,18 +46,22 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
             f"affinity assigns up to {MOST_SLOTS} slots a layer; this problem has slots={problem.num_slots}; take topology"
         )
     device_P = np.repeat(np.arange(problem.num_devices), problem.slots_of_devices)
-    placements = []
+    placements: list[ExpertPlacement] = []
+    gain_ED: Floats = tokens_by_home(problem, 0).T
     for layer in range(problem.num_layers):
-        if layer == 0:
-            gain_ED = tokens_by_home(problem, 0).T
-        else:
-            gain_ED = _followers(sketch, layer, problem.num_experts) @ share_ED
+        if layer > 0:
+            gain_ED = _followers(sketch, layer, problem.num_experts) @ _shares(placements[-1])
         expert_P = _assigned(problem, layer, _with_nodes(problem, gain_ED), device_P)
         placements.append(problem.placement(expert_P))
-        share_ED = np.zeros((problem.num_experts, problem.num_devices))
-        np.add.at(share_ED, (expert_P, device_P), 1.0)
-        share_ED /= share_ED.sum(axis=1, keepdims=True)
     return PlacementAnswer(tuple(placements))
+
+
+def _shares(placement: ExpertPlacement) -> Floats:
+    """The part of each expert's copies on each device [E, D]."""
+    share_ED = np.zeros((placement.num_experts, placement.num_devices))
+    np.add.at(share_ED, (placement.expert_of_slot_P, placement.device_of_slot_P), 1.0)
+    shares: Floats = share_ED / share_ED.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _followers(sketch: TokenSketch, layer: int, num_experts: int) -> Floats:
@@ -83,9 +88,7 @@ def _with_nodes(problem: PlacementProblem, gain_ED: Floats) -> Floats:
     return both
 
 
-def _assigned(
-    problem: PlacementProblem, layer: int, gain_ED: Floats, device_P: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _assigned(problem: PlacementProblem, layer: int, gain_ED: Floats, device_P: NDArray[np.int64]) -> NDArray[np.int64]:
     """The experts of the slots [P]: in round c, experts with more than c copies go to slots that are still free."""
     usable = int((problem.slots_of_devices > 0).sum())
     copies_E = water_fill(problem.load_LE[layer], problem.num_slots, usable)

@@ -7,7 +7,7 @@ Constraints placed:   sum over d of y[e,d] >= 1                 for every e
             served:   sum over d of x[e,d] = load[e]            for every e
             copies:   x[e,d] <= load[e] y[e,d]                  for every e, d
             capacity: sum over e of x[e,d] <= T speed[d]        for every d
-            bound:    T >= what moesim.planner.bounds proves
+            bound:    T >= what moesim.planner.bounds_load proves
 Objective   min T
 Solve       CP-SAT, one worker, fixed seed and deterministic time, from the answer of water-filling and swaps as a
             complete hint (symmetry_level=0, or presolve loses it)
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from moesim.errors import Declined
 from moesim.placement import ExpertPlacement
-from moesim.planner.bounds import load_bounds
+from moesim.planner.bounds_load import load_bounds
 from moesim.planner.packing import pack_longest_first
 from moesim.planner.problem import PlacementAnswer, PlacementProblem
 from moesim.planner.solver import CpAnswer, solve_least_loaded

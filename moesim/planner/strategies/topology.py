@@ -4,6 +4,7 @@ Per layer: a start by load, one by node (hypergraph partition, node-aware copies
 search with source tables; Large-Neighbourhood Search by CP-SAT. What it searches on is chosen on windows it has not seen.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -13,11 +14,13 @@ from moesim.errors import Declined
 from moesim.placement import ExpertPlacement
 from moesim.planner.held_out import Trial, as_recorded, half_shuffled, time_of, try_variants
 from moesim.planner.layer_search import search_layer
+from moesim.planner.many_experts import place_many
 from moesim.planner.partition import has_mtkahypar
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch
 from moesim.planner.search_state import copies_of, slots_filled
 from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node
+from moesim.planner.survival import fewest_domains, surviving_slots, survivors
 
 REPLICA_POLICY = "split"
 WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
@@ -30,23 +33,26 @@ WORTH_IT = 0.03  # gains below this are within what profiles and drift leave unc
 def place(problem: PlacementProblem) -> PlacementAnswer:
     """Search every layer on the planning window's tokens; on loads alone, copies by load with an even split.
 
-    Never slower on the objective, on the planning window, than the published balancer's plans.
+    Never slower on the objective, on the planning window, than the published balancer's plans, unless experts must survive
+    failures: then what was found is changed until they do.
     """
+    windows = 1 if problem.sketch is None else problem.sketch.num_windows
+    if problem.num_experts * problem.num_devices * windows > MOST_CELLS:
+        return _placed_many(problem)
+    answer = _placed(problem)
+    if not problem.survive:
+        return answer
+    placements = tuple(_surviving(problem, layer, placement) for layer, placement in enumerate(answer.placements))
+    note = f"every expert in {problem.survive + 1} failure domains: copies were added or moved after the search"
+    return dataclasses.replace(answer, placements=placements, notes=(*answer.notes, note))
+
+
+def _placed(problem: PlacementProblem) -> PlacementAnswer:
+    """The answer, whatever may fail."""
     if problem.sketch is None or problem.costs is None:
         return PlacementAnswer(
             tuple(_even(problem, by_load(problem, layer)) for layer in range(problem.num_layers)),
             ("topology knows only loads here, no tokens and no costs: copies by load, split evenly",),
-        )
-    if problem.survive:
-        raise Declined(
-            f"topology does not keep every expert on {problem.survive + 1} failure domains (plan.survive={problem.survive}, "
-            f"slots={problem.num_slots}); take balanced"
-        )
-    cells = problem.num_experts * problem.num_devices * problem.sketch.num_windows
-    if cells > MOST_CELLS:
-        raise Declined(
-            f"topology searches {problem.num_experts} experts x {problem.num_devices} devices x slots={problem.num_slots} "
-            f"expert by expert, which takes more than {MOST_CELLS} cells; take key_grid or balanced"
         )
     trial = None
     if problem.work_limit >= QUICK:
@@ -60,6 +66,29 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
     sketch = variant(problem.sketch, problem.costs.num_ranks)
     placements = tuple(_best(problem, sketch, layer) for layer in range(problem.num_layers))
     return PlacementAnswer(placements, _notes(problem, placements, trial))
+
+
+def _placed_many(problem: PlacementProblem) -> PlacementAnswer:
+    """The answer where a table of experts by devices would be too large: few nodes a token, level loads."""
+    if problem.survive:
+        raise Declined(
+            f"topology keeps one copy of most of {problem.num_experts} experts on {problem.num_devices} devices, not "
+            f"{problem.survive + 1} (survive={problem.survive}, slots={problem.num_slots}); take balanced"
+        )
+    placements = tuple(place_many(problem, problem.sketch, layer) for layer in range(problem.num_layers))
+    note = "experts by devices are too many to search one by one: placed for few nodes a token at level loads"
+    return PlacementAnswer(placements, (note,))
+
+
+def _surviving(problem: PlacementProblem, layer: int, searched: ExpertPlacement) -> ExpertPlacement:
+    """The quicker of the searched copies, changed until every expert survives, and surviving copies by load."""
+    load_E = problem.load_LE[layer]
+    found = [survivors(problem, searched.expert_of_slot_P, load_E), surviving_slots(problem, load_E)]
+    kept = [slots_P for slots_P in found if fewest_domains(problem, slots_P)[1] > problem.survive]
+    if problem.costs is None or problem.sketch is None:
+        return problem.placement(surviving_slots(problem, load_E), np.ones((1, problem.num_slots)))
+    answers = [best_split(problem, layer, problem.placement(slots_P)) for slots_P in kept or found]
+    return min(answers, key=lambda answer: answer.time_s).placement
 
 
 def _searched(problem: PlacementProblem, sketch: TokenSketch, layer: int, share: float = 1.0) -> ExpertPlacement:

@@ -1,0 +1,67 @@
+"""moesim export: a plan as the files its launcher reads, the flags that must agree, and checks of what was written."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import Json, print_json, print_page, say
+
+
+def export(
+    plan: Annotated[Path, typer.Argument(help="Plan file (JSON), as `moesim plan` writes it.")],
+    to: Annotated[str, typer.Option("--to", help="Exporter: sglang, vllm, megatron, slurm, chakra, ...")],
+    out: Annotated[Path, typer.Option("--out", help="File to write; further files are written beside it.")],
+    scenario: Annotated[
+        Path | None, typer.Option(help="Scenario (YAML); default: the one the plan was made for.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint whose experts shall be permuted.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="KEY=VALUE of the exporter, such as hosts=n[01-04]; repeatable."),
+    ] = None,
+    make_fit: Annotated[
+        bool, typer.Option("--make-fit", help="Plan again under the target's rules where it cannot take the plan.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write PLAN for one launcher: all files or none."""
+    import moesim
+    from moesim.report.formats.text import facts_table
+
+    made = moesim.export(
+        plan,
+        to,
+        out,
+        scenario=scenario,
+        make_fit=make_fit,
+        checkpoint=checkpoint,
+        options=_options(option or []),
+    )
+    for note in made.notes:
+        say(note)
+    answer = made.answer()
+    if as_json:
+        print_json(answer)
+        return
+    rows = {
+        "files": "\n".join(answer["files"][:20]) + ("\n..." if len(answer["files"]) > 20 else ""),
+        "launch with": "\n".join(answer["launch_flags"]),
+        "checks": "\n".join(f"{'ok ' if check.ok else 'NO '} {check.name}" for check in made.checks),
+    }
+    print_page(facts_table(rows, title=f"{made.plan.model} for {to}"))
+
+
+def _options(texts: list[str]) -> dict[str, str]:
+    """KEY=VALUE texts as a mapping; raises InputError for another text or a key given twice."""
+    from moesim.errors import InputError
+
+    found: dict[str, str] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise InputError(f"--option {text[:60]!r} is not KEY=VALUE")
+        if key in found:
+            raise InputError(f"--option {key[:60]!r} is given twice")
+        found[key] = value
+    return found

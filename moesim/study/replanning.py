@@ -1,0 +1,88 @@
+"""Re-planning along a trace: every so many steps a plan near the one in use, its moves charged to the steps that follow.
+
+Weights that move share links with the step; they are charged as time beside it, seconds of their rounds on otherwise idle
+links (bytes / bandwidth of the busiest link), spread over the steps until the next plan.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from moesim.errors import InputError
+from moesim.plan_file import Plan, Replan
+from moesim.routing import DealtStep
+from moesim.setting import Setting
+from moesim.step_bound import step_phases
+from moesim.step_work import StepWork, WorkPlan
+from moesim.study.cases import Case
+from moesim.study.moving import move_seconds
+from moesim.study.work_plan import make_work_plan
+from moesim.units import format_time
+
+PlanStretch = Callable[[Case, Plan | None], Plan]
+
+
+def replanned_every(case: Case, every: int, plan_stretch: PlanStretch) -> Plan:
+    """The last plan made, with what each one brought under `replans`.
+
+    The first `every` steps of the case are planned on; the plan for a later stretch is made on the stretch before it, from
+    the plan in use. Raises InputError where there is no second stretch.
+    """
+    if every < 1:
+        raise InputError(f"every={every} is not a number of steps; give 1 or more")
+    stretches = [case.steps[first : first + every] for first in range(0, len(case.steps), every)]
+    if len(stretches) < 2:
+        raise InputError(
+            f"every={every} leaves nothing to re-plan for: the window has {len(case.steps)} steps; give fewer, or more steps"
+        )
+    first = current = plan_stretch(_on(case, stretches[0]), None)
+    rows, kept = [], _work(case.setting, first)
+    for seen, ahead in itertools.pairwise(stretches):
+        if seen is not stretches[0]:
+            current = plan_stretch(_on(case, seen), current)
+        moves = current.moves if current is not first else ()
+        work = _work(case.setting, current)
+        rows.append(
+            _row(ahead, _mean_s(kept, ahead), _mean_s(work, ahead), current.moved_bytes if moves else 0.0,
+                 move_seconds(case.setting, work, moves))
+        )  # fmt: skip
+    return current.model_copy(update={"replans": tuple(rows), "notes": (*current.notes, _words(rows, every))})
+
+
+def _row(steps: Sequence[DealtStep], kept_s: float, replanned_s: float, moved_bytes: float, move_s: float) -> Replan:
+    gain = kept_s - replanned_s
+    return Replan(
+        first=steps[0].step,
+        stop=steps[-1].step + 1,
+        kept_s=kept_s,
+        replanned_s=replanned_s,
+        step_s=replanned_s + move_s / len(steps),
+        moved_bytes=moved_bytes,
+        move_s=move_s,
+        break_even_steps=move_s / gain if gain > 0.0 else None,
+    )
+
+
+def _words(rows: Sequence[Replan], every: int) -> str:
+    steps = np.array([row.stop - row.first for row in rows], dtype=np.float64)
+    kept_s = float(np.average([row.kept_s for row in rows], weights=steps))
+    step_s = float(np.average([row.step_s for row in rows], weights=steps))
+    gained = [row.break_even_steps for row in rows if row.break_even_steps is not None and row.move_s > 0.0]
+    even = f"; a move pays back after {np.median(gained):.0f} steps (median)" if gained else ""
+    return (
+        f"re-planned every {every} steps, a step takes {format_time(step_s)} with its moves charged, "
+        f"{format_time(kept_s)} under the first plan kept ({kept_s / step_s - 1.0:+.1%}){even}"
+    )
+
+
+def _on(case: Case, steps: list[DealtStep]) -> Case:
+    return Case(case.name, case.weight, case.setting, steps)
+
+
+def _work(setting: Setting, plan: Plan) -> WorkPlan:
+    return make_work_plan(setting, plan.placements, setting.scenario.dispatch.replica or plan.replica_policy)
+
+
+def _mean_s(work: WorkPlan, steps: Sequence[DealtStep]) -> float:
+    return float(np.mean([step_phases(StepWork(plan=work, dealt=step)).step_s for step in steps]))
