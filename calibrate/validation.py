@@ -70,7 +70,9 @@ def sets() -> Iterator[ValidationSet]:
         ("rccl", "mi355x", "RCCL"),
     ):
         rows = transfers(library, hardware, release)
-        yield _split(SIZES, library, rows, _odd_sizes(rows), "fitted to every other size of each shape, judged on those between")
+        yield _split(
+            SIZES, library, rows, _odd_sizes(rows), "fitted to every other size of each shape, judged on those between"
+        )
     for library, hardware, release in (
         ("deepep-ll", "h100-sxm", "0.5.6.post2"),
         ("deepep-ll", "h800-sxm", "LL using NVLink"),

@@ -79,6 +79,34 @@ def plan(
     )
 
 
+def export(
+    plan: "Plan | str | Path",
+    to: str,
+    out: str | Path,
+    *,
+    scenario: "Scenario | str | Path | Mapping[str, Any] | None" = None,
+    make_fit: bool = False,
+    checkpoint: str | Path | None = None,
+    options: Mapping[str, str] | None = None,
+) -> "Exported":
+    """Write a plan as the files its launcher reads: `.files`, `.launch_flags` that must agree, `.checks`, `.notes`.
+
+    `scenario` defaults to the one the plan was made for. `make_fit` plans again where the target cannot take the plan.
+    """
+    from moesim import study
+    from moesim.plan_file import Plan
+
+    return study.export(
+        plan if isinstance(plan, Plan) else load_plan(plan),
+        to,
+        Path(out),
+        scenario=None if scenario is None else _scenario(scenario),
+        make_fit=make_fit,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        options=options,
+    )
+
+
 def load_trace(path: str | Path) -> "RoutingTrace":
     """The handle of a routing trace in moesim's Parquet."""
     from moesim.trace import load_trace as load

@@ -102,7 +102,8 @@ class Plan(BaseModel):
     by the closed form on the planning window, `lower_bound_s` what no plan of these slots can beat there (with the
     argument of each term in `bound_names`), `gap` = predicted / bound - 1; None where nothing is proven. `seconds` of
     planning are not in the file: same inputs, same bytes. `moves` and `moved_bytes` lead here from an old plan; `cases` are
-    the scenarios planned for; `explanation` is what `moesim plan --explain` says; `replans` what `--every` found.
+    the scenarios planned for; `explanation` is what `moesim plan --explain` says; `replans` what `--every` found;
+    `binding` names what limits the MoE layers, most first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -129,6 +130,7 @@ class Plan(BaseModel):
     cases: tuple[CaseTime, ...] = ()
     replans: tuple[Replan, ...] = ()
     explanation: dict[str, Any] | None = None
+    binding: tuple[str, ...] = ()
     status: str = "feasible"
     notes: tuple[str, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -163,6 +165,8 @@ class Plan(BaseModel):
         figures |= {"capacity_factors": list(self.capacity_factors), "strategy": self.strategy}
         if self.moves:
             figures["move_rounds"] = len(self.moves)
+        if self.binding:
+            figures["binding"] = list(self.binding)
         for name in ("cases", "replans"):
             if getattr(self, name):
                 figures[name] = [part.model_dump(mode="json") for part in getattr(self, name)]

@@ -59,8 +59,8 @@ def choose_replicas(
         _split(slots_TK, experts_TK, node_T, *copies, replica_key(seed), np.uint64(token_offset))
         return slots_TK
     wanted_E = np.zeros(placement.num_experts, dtype=np.bool_)
-    copies = (placement.slot_offsets_E1, placement.slots_by_expert_P, placement.device_of_slot_P)
-    _only_near(slots_TK, experts_TK, source_T, *copies, devices_per_node, wanted_E)
+    where = (placement.slot_offsets_E1, placement.slots_by_expert_P, placement.device_of_slot_P)
+    _only_near(slots_TK, experts_TK, source_T, *where, devices_per_node, wanted_E)
     replicated_R = np.flatnonzero(wanted_E)
     step = max(1, _TABLE_ENTRIES // placement.num_devices)
     for start in range(0, replicated_R.size, step):

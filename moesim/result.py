@@ -240,7 +240,10 @@ class SimulationResult(_Part):
 
 
 class ComparedRun(_Part):
-    """One strategy of a comparison; a strategy that declined has only `strategy` and `declined`."""
+    """One strategy of a comparison; a strategy that declined has only `strategy` and `declined`.
+
+    Where several traces judge, `step_time_s` is the objective over `case_times_s`, their own step times.
+    """
 
     strategy: str
     declined: str | None = None
@@ -249,6 +252,7 @@ class ComparedRun(_Part):
     fanout_nodes: float | None = None
     plan_s: float | None = None
     speedup: float | None = None
+    case_times_s: dict[str, float] | None = None
 
 
 class Headroom(_Part):

@@ -99,11 +99,8 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
     router, tokens_per_rank = section.router, section.tokens_per_rank
     assert router is not None and tokens_per_rank is not None  # checked when the section was read
     seed = scenario.seed if section.seed is None else section.seed
-    parameters: dict[str, Any] = {} if section.exponent is None else {"exponent": section.exponent}
-    if router == "group_limited":
-        groups = model.num_groups
-        parameters |= {"num_groups": groups, "top_groups": model.moe.top_groups or groups}
-    num_zero = model.num_router_targets - model.num_experts
+    parameters = _router_parameters(scenario, model)
+    num_zero = 0 if router == "zero_experts" else model.num_router_targets - model.num_experts
 
     def deal_window(window: Window) -> Iterator[DealtStep]:
         steps = synthetic_steps(

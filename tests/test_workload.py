@@ -40,10 +40,10 @@ def _scenario(model: str, **trace: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "trace"),
     [
-        ("longcat-flash", {"router": "zero_experts", "real": 8.0}),
+        ("mixtral-8x7b", {"router": "zero_experts", "real": 1.5, "zero": 3}),
         ("mixtral-8x7b", {"router": "gshard_top2", "capacity_factor": 1.5, "structure": 0.8}),
         ("deepseek-v2-lite", {"router": "softmax_topk", "dynamics": "collapse:rate=0.1", "parameters": {"topics": 8}}),
-        ("deepseek-v2", {"router": "group_limited_sigmoid_bias", "updates": 1}),
+        ("deepseek-v2-lite", {"router": "group_limited_sigmoid_bias", "updates": 1, "top_groups": 2}),
     ],
 )
 def test_a_scenario_gives_a_router_its_parameters(name: str, trace: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The cost model that is fitted: which parameters a form has, the times they give with derivatives, and the robust fit.
 
 time = fixed(nodes or ranks) + protocol(size) + message_s x messages + expert_s x experts + fill x bytes of a copy
-       + latency + max(NIC bytes / (nic x rate), scale-up bytes / (scale_up x rate), copies / (SMs x rate of one SM)) / reached(size)
+       + latency + max(NIC / (nic x rate), scale-up / (scale_up x rate), copies / (SMs x rate of one SM)) / reached(size)
 Parameters are logarithms, so none is negative. Array letters: M measurement, P parameter, K knot of a curve.
 """
 
@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from calibrate.fit.loads import Loads
+from calibrate.fit.robust import minimise
 
 Floats = NDArray[np.float64]
 Against = Literal["nodes", "ranks"]
@@ -31,7 +31,6 @@ _FIRST = {  # start, least and most of each kind of parameter; seconds and bytes
     "sm": (15e9, 1e6, 1e12),
     "reached": (0.98, 1e-4, 1.0),
 }
-_MOST_STEPS = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,24 +198,17 @@ def solve(loads: Loads, layout: Layout, nic: float | None) -> Floats:
     protocol = np.array([i for i, name in enumerate(layout.names) if name.startswith("protocol")], dtype=np.int64)
     strength = math.sqrt(len(loads.time_M)) * _PROTOCOL_RIDGE / fastest
 
-    def residual(theta: Floats) -> Floats:
-        predicted_M, _ = times(theta, layout, loads, nic)
-        parts: Floats = np.concatenate(
-            [np.log(predicted_M / loads.time_M), quiet @ theta, strength * np.exp(theta[protocol])]
-        )
-        return parts
-
-    def jacobian(theta: Floats) -> Floats:
+    def residual(theta: Floats) -> tuple[Floats, Floats]:
         predicted_M, slope_MP = times(theta, layout, loads, nic)
+        return np.log(predicted_M / loads.time_M), slope_MP / predicted_M[:, None]
+
+    def penalty(theta: Floats) -> tuple[Floats, Floats]:
         ridge = np.zeros((len(protocol), len(theta)))
         ridge[np.arange(len(protocol)), protocol] = strength * np.exp(theta[protocol])
-        parts: Floats = np.concatenate([slope_MP / predicted_M[:, None], quiet, ridge])
-        return parts
+        values = np.concatenate([quiet @ theta, strength * np.exp(theta[protocol])])
+        return values, np.concatenate([quiet, ridge])
 
-    found = least_squares(
-        residual, start, jac=jacobian, bounds=(low, high), loss="soft_l1", f_scale=SCALE, max_nfev=_MOST_STEPS, ftol=1e-6, xtol=1e-6
-    )
-    rounded: Floats = np.round(found.x, 5)
+    rounded: Floats = np.round(minimise(residual, penalty, start, low, high, SCALE), 5)
     return rounded
 
 

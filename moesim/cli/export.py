@@ -1,11 +1,16 @@
 """moesim export: a plan as the files its launcher reads, the flags that must agree, and checks of what was written."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moesim.cli.output import Json, print_json, print_page, say
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from moesim.exporters import Check
 
 
 def export(
@@ -27,7 +32,6 @@ def export(
 ) -> None:
     """Write PLAN for one launcher: all files or none."""
     import moesim
-    from moesim.report.formats.text import facts_table
 
     made = moesim.export(
         plan,
@@ -44,12 +48,22 @@ def export(
     if as_json:
         print_json(answer)
         return
-    rows = {
-        "files": "\n".join(answer["files"][:20]) + ("\n..." if len(answer["files"]) > 20 else ""),
-        "launch with": "\n".join(answer["launch_flags"]),
-        "checks": "\n".join(f"{'ok ' if check.ok else 'NO '} {check.name}" for check in made.checks),
-    }
-    print_page(facts_table(rows, title=f"{made.plan.model} for {to}"))
+    shown = [*answer["files"][:20], *([f"... {len(answer['files'])} files"] if len(answer["files"]) > 20 else [])]
+    print_page(_page({"written": shown, "launch with": answer["launch_flags"], "checked": _verdicts(made.checks)}))
+
+
+def _page(parts: "dict[str, list[str]]") -> "Text":
+    """Headings and their lines, as they are: flags are copied from here."""
+    from rich.text import Text
+
+    from moesim.report.words import printable
+
+    lines = [line for heading, lines in parts.items() for line in (f"{heading}:", *(f"  {text}" for text in lines))]
+    return Text("\n".join(printable(line) for line in lines), no_wrap=True, overflow="ignore")
+
+
+def _verdicts(checks: "tuple[Check, ...]") -> list[str]:
+    return [f"{'ok' if check.ok else 'NO'}  {check.name}" for check in checks]
 
 
 def _options(texts: list[str]) -> dict[str, str]:

@@ -35,6 +35,9 @@ def plan(
     every: Annotated[
         int | None, typer.Option(help="Plan anew every so many steps of the window; moves are charged.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for plan.html: loads, traffic, copies, gap, moves.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Place the experts of every MoE layer and write the plan file that `placement: {plan: FILE}` reads."""
@@ -54,6 +57,8 @@ def plan(
         every=every,
     )
     answer = {"plan": str(made.write(out)), **made.summary(), "seconds": seconds}
+    if report is not None:
+        answer["report"] = str(_write_page(scenario, made, old, plan_steps, report))
     for note in made.notes:
         say(note)
     if as_json:
@@ -63,6 +68,17 @@ def plan(
     print_page(facts_table(facts, title=f"{made.model} on {made.topology}, strategy {made.strategy}"))
     for line in _sentences(made):
         print_page(line)
+
+
+def _write_page(scenario: Path, made: "Plan", old: Path | None, plan_steps: str | None, folder: Path) -> Path:
+    """Write plan.html beside the old plan, or experts in order."""
+    from moesim.plan_file import load_plan
+    from moesim.report.plan_page import write_plan_report
+    from moesim.scenario import load_scenario
+    from moesim.study.viewing import view_plan
+
+    view = view_plan(load_scenario(scenario), made, old=None if old is None else load_plan(old), plan_steps=plan_steps)
+    return write_plan_report(made, view, folder)[0]
 
 
 def _sentences(made: "Plan") -> list[str]:

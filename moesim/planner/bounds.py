@@ -51,29 +51,18 @@ def receive_bounds(
                 most its most wanted experts
     """
     groups = costs.num_ranks // costs.group_size
-    byte_s, flop_s = float((weight_S * costs.byte_s_S).min()), float((weight_S * costs.flop_s_S).min())
     token, k = np.nonzero(experts_TK >= 0)
     expert, source = experts_TK[token, k].astype(np.int64), source_T[token].astype(np.int64)
     load_GE = np.bincount(
         source // costs.group_size * costs.params_E.size + expert, minlength=groups * costs.params_E.size
     ).reshape(groups, -1)
-    active_GE = load_GE > 0
-    tiles_GE = -(-load_GE // costs.tile) * costs.tile
-    read_s = byte_s * float((active_GE * costs.weight_bytes_E).sum())
-    multiply_s = flop_s * float((tiles_GE * costs.params_E).sum())
-    moved_s = float((weight_S * costs.moved_s_S).min()) * float((load_GE * costs.activation_bytes_E).sum())
-    busy = sum(math.ceil(int(active.sum()) / int(slots_D.max())) for active in active_GE)
-    launch_s = costs.launch_s * float(np.sort(weight_S)[:busy].sum())
+    routed_s, compute = experts_bound(costs, slots_D, load_GE, weight_S, hulls)
     tokens_S = np.bincount(source_T, minlength=costs.num_ranks)
     shared_S = np.maximum(
         tokens_S * costs.shared_params * costs.shared_flop_s_S, costs.shared_bytes * costs.shared_byte_s_S
     )
     has_shared = (tokens_S > 0) & (costs.shared_params > 0)
     shared_s = float((weight_S * has_shared * (costs.shared_launch_s + shared_S)).sum())
-    routed_s = launch_s + max(read_s, multiply_s) + moved_s
-    compute = "every active expert's weights read once" if read_s >= multiply_s else "total work over capacity"
-    if costs.curve.fitted:
-        routed_s, compute = hulls_s(hulls, load_GE), "the cheapest group of every expert, by the fitted curve"
     copies = _fewest_copies(costs, slots_D, experts_TK, source_T, source, expert)
     times, names = [], []
     for op in range(2):
@@ -90,6 +79,28 @@ def receive_bounds(
         shared_s=shared_s,
         names=(names[0], compute, names[1]),
     )
+
+
+def experts_bound(
+    costs: CostTables,
+    slots_D: Ints,
+    load_GE: NDArray[np.integer],
+    weight_S: Floats,
+    hulls: tuple[ExpertHull, ...] = (),
+) -> tuple[float, str]:
+    """Seconds of routed experts, weighted mean over ranks, at least, for tokens of each expert in each group; the argument."""
+    if costs.curve.fitted:
+        return hulls_s(hulls, load_GE), "the cheapest group of every expert, by the fitted curve"
+    byte_s, flop_s = float((weight_S * costs.byte_s_S).min()), float((weight_S * costs.flop_s_S).min())
+    active_GE = load_GE > 0
+    tiles_GE = -(-load_GE // costs.tile) * costs.tile
+    read_s = byte_s * float((active_GE * costs.weight_bytes_E).sum())
+    multiply_s = flop_s * float((tiles_GE * costs.params_E).sum())
+    moved_s = float((weight_S * costs.moved_s_S).min()) * float((load_GE * costs.activation_bytes_E).sum())
+    busy = sum(math.ceil(int(active.sum()) / int(slots_D.max())) for active in active_GE)
+    launch_s = costs.launch_s * float(np.sort(weight_S)[:busy].sum())
+    name = "every active expert's weights read once" if read_s >= multiply_s else "total work over capacity"
+    return launch_s + max(read_s, multiply_s) + moved_s, name
 
 
 def _fewest_copies(

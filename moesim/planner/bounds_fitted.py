@@ -17,7 +17,7 @@ from moesim.planner.expert_curve import balanced_group_s
 from moesim.planner.objective_tables import CostTables
 
 Floats = NDArray[np.float64]
-MOST_TOKENS = 1 << 16  # of one expert in one step; where more come, nothing is proven
+MOST_TOKENS = 1 << 19  # of one expert in one step; where more come, nothing is proven
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -65,7 +65,7 @@ def choose(
     The smallest amounts must fit the budget. Options that do not exist have infinite seconds.
     """
     layers, options, cases = seconds_LCK.shape
-    there_LC = np.isfinite(seconds_LCK).all(axis=2)
+    there_LC: NDArray[np.bool_] = np.isfinite(seconds_LCK.sum(axis=2))
     hint_L = _hint(seconds_LCK, weight_K, there_LC, amount_LC, budget)
     if options == 1:
         return Choice("optimal", hint_L)

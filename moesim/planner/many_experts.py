@@ -75,14 +75,14 @@ def _nodes(problem: PlacementProblem, sketch: TokenSketch | None, layer: int, ho
     vertex_E[alone] = num_groups + np.arange(alone.size)
     there_E = vertex_E >= 0
     num_vertices = num_groups + alone.size
-    load_V = np.bincount(vertex_E[there_E], weights=load_E[there_E], minlength=num_vertices)
+    load_V = _total(vertex_E[there_E], load_E[there_E], num_vertices)
     size_V = np.bincount(vertex_E[there_E & (load_E > 0)], minlength=num_vertices).astype(np.float64)
     if num_vertices == 0:
         return node_E
     if group_E is None:
         start_V = _longest_first(load_V, slots_N.size)
     else:
-        start_G = _longest_first(np.bincount(group_E, weights=load_E, minlength=num_groups), slots_N.size)
+        start_G = _longest_first(_total(group_E, load_E, num_groups), slots_N.size)
         start_V = np.concatenate([start_G, start_G[group_E[alone]]])
     vertex_TK = np.where(experts_TK >= 0, vertex_E[experts_TK], -1)
     share_N, room_N = _share(problem), (slots_N - hot.size).astype(np.float64)
@@ -99,6 +99,12 @@ def _nodes(problem: PlacementProblem, sketch: TokenSketch | None, layer: int, ho
     )
     node_E[there_E] = node_V[vertex_E[there_E]]
     return node_E
+
+
+def _total(place_E: Ints, load_E: Floats, size: int) -> Floats:
+    """Summed load of the experts of each place."""
+    total: Floats = np.bincount(place_E, weights=load_E, minlength=size).astype(np.float64)
+    return total
 
 
 def _longest_first(load_V: Floats, num_nodes: int) -> Ints:

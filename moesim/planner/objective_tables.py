@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibration import Operation
-from moesim.collective.kernel_cost import busiest
+from moesim.collective.kernel_cost import CallSize, added_s, busiest, depends_on_size, slowdown
 from moesim.collective.leg import Leg
 from moesim.collective.schedule import CollectiveBuilder
 from moesim.compute import arithmetic_type, expert_activation_bytes
@@ -266,13 +266,12 @@ def _fixed(
         extra_s, factor = builder.fixed_s(operation) + collective.chunk_s, 1.0
         if not legs:
             extra_s = collective.extra_s
-        elif profile.message_s is not None or profile.reached is not None:
+        elif depends_on_size(profile):
             messages, _ = busiest(builder.flows(legs, operation)[0])
-            extra_s += profile.message_s.value * messages if profile.message_s is not None else 0.0
-            if profile.reached is not None:
-                rank_bytes = float(tokens_S.mean()) * min(top_k, messages) * builder.bytes_per_copy[operation]
-                per_message = profile.reached.against == "message_bytes"
-                factor = 1.0 / profile.reached.read(max(rank_bytes / (messages if per_message else 1), 1.0))
+            copy_bytes = builder.bytes_per_copy[operation]
+            rank_bytes = max(float(tokens_S.mean()) * min(top_k, messages) * copy_bytes, 1.0)
+            size = CallSize(messages, rank_bytes, copy_bytes, builder.experts)
+            extra_s, factor = extra_s + added_s(profile, size), slowdown(profile, size)
         extra.append(extra_s)
         slower.append(factor)
     return np.array(extra), np.array(least), np.array(constant), np.array(slower)

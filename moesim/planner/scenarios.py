@@ -7,7 +7,7 @@ chooses a plan for each layer (moesim.planner.choosing). Array letters: L MoE or
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +116,7 @@ def _kept(sketch: TokenSketch, keep_W: NDArray[np.bool_]) -> TokenSketch:
 def sketched_loads(sketch: TokenSketch, num_experts: int) -> NDArray[np.float64]:
     """Tokens of each expert in a step, mean over windows [L, E]."""
     weight_T = sketch.weight_T * sketch.window_weight_W[sketch.window_T]
-    rows: Sequence[NDArray[np.float64]] = [
+    rows = [
         np.bincount(
             experts_TK[experts_TK >= 0],
             weights=np.broadcast_to(weight_T[:, None], experts_TK.shape)[experts_TK >= 0],

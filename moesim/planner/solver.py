@@ -4,6 +4,7 @@ Array letters: V variable, B row, E expert, D device.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def solve_linear(
     """
     from ortools.linear_solver.python import model_builder_helper as door  # late: takes a tenth of a second
 
-    program = door.ModelBuilderHelper()
+    program: Any = door.ModelBuilderHelper()  # its stubs take fewer arrays than it does
     free_B = np.where(equal_B, most_B, -np.inf)
     rows = csr_matrix(rows_BV, dtype=np.float64)
     program.fill_model_from_sparse_data(np.zeros(cost_V.size), upper_V, cost_V, free_B, most_B, rows)

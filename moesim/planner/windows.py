@@ -22,7 +22,7 @@ def window_loads(problem: PlacementProblem, layer: int) -> tuple[Floats, Floats]
     token, k = np.nonzero(sketch.experts_LTK[layer] >= 0)
     cell = sketch.window_T[token].astype(np.int64) * problem.num_experts + sketch.experts_LTK[layer][token, k]
     size = sketch.num_windows * problem.num_experts
-    load_WE = np.bincount(cell, weights=sketch.weight_T[token], minlength=size)
+    load_WE: Floats = np.bincount(cell, weights=sketch.weight_T[token], minlength=size).astype(np.float64)
     return load_WE.reshape(sketch.num_windows, problem.num_experts), sketch.window_weight_W
 
 
@@ -38,4 +38,5 @@ def tokens_by_home(problem: PlacementProblem, layer: int) -> Floats:
     home = sketch.source_T[token].astype(np.int64) % problem.num_devices
     weight = (sketch.weight_T * sketch.window_weight_W[sketch.window_T])[token]
     cell = home * problem.num_experts + sketch.experts_LTK[layer][token, k]
-    return np.bincount(cell, weights=weight, minlength=shape[0] * shape[1]).reshape(shape)
+    load_DE: Floats = np.bincount(cell, weights=weight, minlength=shape[0] * shape[1]).astype(np.float64)
+    return load_DE.reshape(shape)

@@ -1,6 +1,7 @@
 """Report room: show a comparison or one result to a person, as text, page, timeline and tables.
 
-Nothing is drawn on import: matplotlib, jinja2, pyarrow and perfetto load with the format that needs them.
+A plan has a page of its own, written by moesim.report.plan_page.write_plan_report. Nothing is drawn on import:
+matplotlib, jinja2, pyarrow and perfetto load with the format that needs them.
 """
 
 from pathlib import Path

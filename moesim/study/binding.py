@@ -21,6 +21,7 @@ _LINK_WORDS = (
     (r"node(\d+)\.dev(\d+)\.(dispatch|combine)_copy\.(in|out)", "copy engine of device {1} on node {0} ({2}, {3})"),
 )
 MOST_NAMED = 3
+MOST_LAYERS = 8  # evenly spaced: a linear program each
 Resource = tuple[str, int]
 
 
@@ -49,7 +50,9 @@ def binding_resources(
         return ()
     seconds: dict[tuple[str, Resource], float] = {}
     total = 0.0
-    for layer, placement in enumerate(placements):
+    chosen = np.unique(np.linspace(0, len(placements) - 1, min(len(placements), MOST_LAYERS)).round().astype(int))
+    for layer in chosen.tolist():
+        placement = placements[layer]
         state = make_state(problem.costs, problem.sketch, layer, placement, policy, problem.seed)
         phases_3 = state.weight_W @ phase_times(problem.costs, state)
         total += float(phases_3.sum())

@@ -43,15 +43,10 @@ def lower_bound(
     """
     capacity_S = 1.0 / costs.flop_s_S
     weights = [np.full(costs.num_ranks, 1.0 / costs.num_ranks), capacity_S / capacity_S.sum()]
-    most_tokens = max(
-        int(np.bincount(experts_TK[experts_TK >= 0]).max(initial=0))
-        for step in steps
-        for experts_TK in step.experts_LTK
-    )
     far_copies_L = [_far_copies(problem, costs, steps, ordinal) for ordinal in range(problem.num_layers)]
     best, best_names = 0.0, dict[str, str]()
     for weight_S in weights if not np.allclose(weights[0], weights[1]) else weights[:1]:
-        hulls = expert_hulls(costs, weight_S, int(problem.slots_of_devices.max()), most_tokens)
+        hulls = _hulls(problem, costs, steps, weight_S)
         ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), hulls)
         layers = [
             _layer(problem, costs, steps, ordinal, ranks, far_copies_L[ordinal]) for ordinal in range(len(far_copies_L))
@@ -61,6 +56,27 @@ def lower_bound(
         if seconds > best:
             best, best_names = seconds, dict(zip(TERMS, layers[-1].names, strict=True))
     return best, best_names
+
+
+def layer_bounds(problem: PlacementProblem, costs: CostTables, steps: list[DealtStep]) -> list[ReceiveBounds]:
+    """What dispatch, experts and combine of each layer take at least, mean over steps and (evenly) over ranks."""
+    weight_S = np.full(costs.num_ranks, 1.0 / costs.num_ranks)
+    ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), _hulls(problem, costs, steps, weight_S))
+    return [
+        _layer(problem, costs, steps, ordinal, ranks, _far_copies(problem, costs, steps, ordinal))
+        for ordinal in range(problem.num_layers)
+    ]
+
+
+def _hulls(
+    problem: PlacementProblem, costs: CostTables, steps: list[DealtStep], weight_S: Floats
+) -> tuple[ExpertHull, ...]:
+    most_tokens = max(
+        int(np.bincount(experts_TK[experts_TK >= 0]).max(initial=0))
+        for step in steps
+        for experts_TK in step.experts_LTK
+    )
+    return expert_hulls(costs, weight_S, int(problem.slots_of_devices.max()), most_tokens)
 
 
 def _step(setting: Setting, work: WorkPlan, step: DealtStep, weight_S: Floats) -> float:

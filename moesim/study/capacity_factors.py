@@ -89,8 +89,8 @@ def _ratios(work: WorkPlan, step: DealtStep, ordinal: int) -> NDArray[np.float64
     )
     tokens_U = np.bincount(step.rank_T // size, minlength=-(-work.num_devices // size))
     mean_U = tokens_U * experts_TK.shape[1] / experts
-    ratio_UE = load_UE.reshape(-1, experts)[mean_U > 0] / mean_U[mean_U > 0, None]
-    return ratio_UE.ravel()
+    ratio_UE: NDArray[np.float64] = load_UE.reshape(-1, experts)[mean_U > 0] / mean_U[mean_U > 0, None]
+    return np.ravel(ratio_UE)
 
 
 def _seconds(work: WorkPlan, steps: Sequence[DealtStep], ordinal: int) -> float:

@@ -13,6 +13,7 @@ from moesim.scenario import Scenario
 from moesim.setting import Setting, load_setting
 from moesim.step_bound import balanced_phases
 from moesim.step_work import StepWork, WorkPlan
+from moesim.study.comparing_cases import compare_cases
 from moesim.study.placing import (
     BASELINE,
     Window,
@@ -39,16 +40,19 @@ def compare(
 ) -> Comparison:
     """Judge several strategies on the same steps; load-aware ones plan on `plan_steps` (default: the judged steps).
 
-    What is not given here is the scenario's own. A strategy that declines keeps its row, with the reason. Speed-up is
-    over `contiguous`, run even when not asked for.
+    With several traces every strategy places once for all of them, and `step_time_s` is the scenario's objective over
+    their step times. What is not given here is the scenario's own. A strategy that declines keeps its row, with the
+    reason. Speed-up is over `contiguous`, run even when not asked for.
     """
     scenario = _compared_scenario(scenario, strategies, slots, plan_steps, steps)
     asked, window = list(scenario.compare.strategies), scenario.compare.plan_steps
     if not asked:
         raise InputError("no strategies to compare; name at least one, such as contiguous,eplb_global")
-    setting = load_setting(scenario)
     for name in asked:
         replica_policy(name)  # refuses an unknown name before anything runs
+    if scenario.other_traces:
+        return _over_traces(scenario, asked, window, on_progress)
+    setting = load_setting(scenario)
     dealt = list(setting.steps())
     problem = problem_for(asked, setting, window)
     rows: dict[str, ComparedRun] = {}
@@ -77,6 +81,23 @@ def compare(
         headroom=Headroom() if setting.training else _headroom(results, work_of, dealt, oracle_s),
         results=results,
         scenario=setting.scenario.record(),
+        assumptions=_common(results),
+    )
+
+
+def _over_traces(
+    scenario: Scenario, asked: list[str], window: Window | None, on_progress: OnProgress | None
+) -> Comparison:
+    """The comparison of a scenario with several traces."""
+    names = asked if BASELINE in asked else [BASELINE, *asked]
+    judged = compare_cases(scenario, names, window, ORACLE, on_progress)
+    baseline_s = judged.rows[BASELINE].step_time_s or 0.0
+    results = {name: judged.results[name] for name in asked if name in judged.results}
+    return Comparison(
+        runs=tuple(_with_speedup(judged.rows[name], baseline_s) for name in asked),
+        headroom=judged.headroom,
+        results=results,
+        scenario=scenario.record(),
         assumptions=_common(results),
     )
 

@@ -13,6 +13,7 @@ from moesim.errors import Declined, MoesimError
 from moesim.placement import ExpertPlacement
 from moesim.plan_file import Plan
 from moesim.planner import PlacementProblem
+from moesim.routing import DealtStep
 from moesim.step_bound import PhaseTimes, balanced_phases, step_phases
 from moesim.step_work import StepWork, WorkPlan
 from moesim.study.cases import Case
@@ -59,7 +60,7 @@ def explanation(
     }
 
 
-def _some(case: Case) -> list[StepWork | Any]:
+def _some(case: Case) -> list[DealtStep]:
     places = np.unique(np.linspace(0, len(case.steps) - 1, min(len(case.steps), _STEPS)).round().astype(int))
     return [case.steps[place] for place in places]
 

@@ -24,6 +24,7 @@ from moesim.scenario import Scenario, parse_window
 from moesim.setting import Setting
 from moesim.step_bound import step_phases
 from moesim.step_work import StepWork, WorkPlan
+from moesim.study.binding import binding_resources
 from moesim.study.bounding import lower_bound
 from moesim.study.capacity_factors import choose_factors
 from moesim.study.cases import Case, judged_cases, level_of, load_cases, pose_cases
@@ -173,7 +174,8 @@ def planned(cases: Sequence[Case], request: Request) -> tuple[Plan, float]:
     notes = placement_notes(setting, answer, request.window)
     work = make_work_plan(setting, answer.placements, policy)
     made = judged(cases, request.level, name, problem, work, dataclasses.replace(answer, notes=notes))
-    changes: dict[str, object] = {"moves": rounds, "moved_bytes": moved_bytes(setting, rounds)}
+    binding = binding_resources(problem, answer.placements, policy, work.builder.links)
+    changes: dict[str, object] = {"moves": rounds, "moved_bytes": moved_bytes(setting, rounds), "binding": binding}
     if request.explain:
         work = with_factors(work, made.capacity_factors)
         changes["explanation"] = explanation(cases, problem, work, request.old, _one_more_slot(cases, request))

@@ -94,7 +94,7 @@ def dead_devices(setting: Setting) -> NDArray[np.bool_]:
     """Devices of an expert-parallel group that die in the course of a step [D], in one of the groups or in several."""
     if setting.training:
         return np.zeros(setting.dims.ep, dtype=np.bool_)
-    dead_D: NDArray[np.bool_] = setting.healths[-1].dead_D.reshape(-1, setting.dims.ep).any(axis=0)
+    dead_D: NDArray[np.bool_] = setting.healths[-1].dead_D.reshape(-1, setting.dims.ep).sum(axis=0) > 0
     if dead_D.all():
         raise NoFeasiblePlan(
             f"every one of the ep={dead_D.size} devices that could hold an expert is dead in some group"

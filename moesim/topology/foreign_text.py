@@ -10,7 +10,7 @@ import yaml
 from moesim.errors import InputError
 
 MOST_BYTES = 64_000_000
-MOST_HOSTS = 1_000_000
+MOST_HOSTS = 200_000
 _DEEPEST = 40
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")

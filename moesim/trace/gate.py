@@ -16,7 +16,7 @@ from moesim.trace.counter_noise import bell, root_key, subkey
 from moesim.trace.token_stream import TokenBatch, TokenStream
 
 _SAMPLE_TOKENS = 4096  # tokens on which a gate is balanced
-_ROUNDS = 60
+_ROUNDS = 40
 SAMPLE_SEQUENCE = 2**40  # sequences from here on are for balancing, never in a trace
 _MOST_WEIGHTS = 2**28  # of one gate: 1 GiB
 

@@ -144,7 +144,7 @@ def _info(
     given: dict[str, Parameter],
     repeat_tokens: bool,
 ) -> TraceInfo:
-    told = "".join(f", {name}={given[name]}" for name in sorted(given))
+    told = "".join(f", {name}={_short(given[name])}" for name in sorted(given))
     try:
         return TraceInfo(
             level="token",
@@ -234,3 +234,8 @@ def _joined(blocks: list[TokenRows]) -> TokenRows:
         None,
         np.concatenate([block.sequence_W for block in blocks if block.sequence_W is not None]),
     )
+
+
+def _short(value: Parameter) -> Parameter:
+    """Whole floats, as a command line gives them, without their point."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

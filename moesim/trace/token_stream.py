@@ -25,8 +25,9 @@ class Knobs:
     structure: share of a query's variance that is its topic's; the rest is noise. repeat: share of that noise which the
     tokens of one phrase have in common. focus: chance that a new topic is the sequence's main one. topic_skew: Zipf
     exponent of topic popularity. tasks: kinds of sequences, each with a popularity order of its own; task: only that
-    one (-1: sequence by sequence); common: chance that a topic is drawn in an order which all tasks share. drift: new popularity orders per step. hot: standard deviation of the gate's bias,
-    in units of its logits'. width: numbers of a query where the router does not fix it.
+    one (-1: sequence by sequence); common: chance that a topic is drawn in an order which all tasks share. drift: new
+    popularity orders per step. hot: standard deviation of the gate's bias, in units of its logits'. width: numbers of a
+    query where the router does not fix it.
     """
 
     structure: float = 0.5

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from moesim.errors import Declined, UnknownName
 from moesim.planner import STRATEGIES, PlacementProblem, place, replica_policy
@@ -26,6 +26,7 @@ def test_the_registry_holds_the_files_of_the_folder() -> None:
 
 @every_strategy
 @given(problem=problems())
+@settings(max_examples=25)
 def test_every_layer_is_placed_on_the_slots_asked_or_the_answer_says_so(name: str, problem: PlacementProblem) -> None:
     """One placement a layer on the problem's devices; fewer slots than asked only with a note that names both numbers."""
     try:
@@ -43,6 +44,7 @@ def test_every_layer_is_placed_on_the_slots_asked_or_the_answer_says_so(name: st
 
 @every_strategy
 @given(problem=problems(max_experts=8))
+@settings(max_examples=15)
 def test_the_same_problem_has_the_same_answer(name: str, problem: PlacementProblem) -> None:
     """Answers, notes and refusals repeat."""
     try:
@@ -55,8 +57,13 @@ def test_the_same_problem_has_the_same_answer(name: str, problem: PlacementProbl
 
 @every_strategy
 def test_one_device_one_expert(name: str) -> None:
-    """The smallest problem has one answer."""
-    assert [0] == place(name, PlacementProblem(np.zeros((1, 1)), 1, 1, 1)).placements[0].expert_of_slot_P.tolist()
+    """The smallest problem has one answer, but for a strategy that needs tokens and says so."""
+    try:
+        answer = place(name, PlacementProblem(np.zeros((1, 1)), 1, 1, 1))
+    except Declined as declined:
+        assert "slots=1" in str(declined)
+        return
+    assert [0] == answer.placements[0].expert_of_slot_P.tolist()
 
 
 @every_strategy

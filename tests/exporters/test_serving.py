@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 
 from moesim.exporters import TargetRefuses
 from moesim.model import MoEModel
@@ -29,6 +29,7 @@ def ranks_hold(row, ranks):
     return [sorted(row[rank * each : (rank + 1) * each]) for rank in range(ranks)]
 
 
+@settings(max_examples=30)
 @given(plan=plans())
 def test_sglang_has_one_key_and_a_row_for_every_hidden_layer(plan):
     """Rows of MoE layers are the plan's slots, dense rows i mod E; R and G of the flags agree with the width."""
@@ -44,6 +45,7 @@ def test_sglang_has_one_key_and_a_row_for_every_hidden_layer(plan):
     assert {"nearest": "static", "even": "dynamic"}[plan.replica_policy] == flags["--ep-dispatch-algorithm"]
 
 
+@settings(max_examples=30)
 @given(plan=plans())
 def test_vllm_ascend_reads_back(plan, tmp_path_factory):
     """Our reader of its maps finds the plan's experts on every device of every MoE ordinal."""
@@ -55,6 +57,7 @@ def test_vllm_ascend_reads_back(plan, tmp_path_factory):
     ]
 
 
+@settings(max_examples=30)
 @given(plan=plans())
 def test_omni_infer_reads_back(plan):
     """Pattern [rank, MoE ordinal, expert] int32; the YAML's bounds hold for it."""
@@ -68,6 +71,7 @@ def test_omni_infer_reads_back(plan):
     assert "p.npy" == config["pattern_path"]
 
 
+@settings(max_examples=30)
 @given(plan=plans(distinct=False))
 def test_tensorrt_llm_reads_back(plan):
     """Layers are model layer indices, slots in order; the options name the balancer's file."""
@@ -82,6 +86,7 @@ def test_tensorrt_llm_reads_back(plan):
     assert "b.yaml" == options["moe_config"]["load_balancer"]
 
 
+@settings(max_examples=30)
 @given(plan=plans(distinct=False))
 def test_the_map_of_the_vllm_proposal_reads_back(plan):
     """A list of P experts per MoE ordinal; the flags carry the redundant experts."""
@@ -91,6 +96,7 @@ def test_the_map_of_the_vllm_proposal_reads_back(plan):
     assert len(plan.expert_of_slot[0]) - 16 == config["num_redundant_experts"]
 
 
+@settings(max_examples=30)
 @given(plan=plans(replicas=False))
 def test_a_plan_without_replicas_is_a_permutation_for_stock_vllm(plan):
     """new position s holds old expert permutation[s], so that rank r holds what the plan gives it."""

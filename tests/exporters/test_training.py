@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.capacity import Capacity
@@ -19,6 +19,7 @@ from tests.strategies.plan import exported, plan_of, plans
 STACKS = ("deepspeed", "hf-checkpoint", "maxtext", "megatron", "torchtitan", "tutel")
 
 
+@settings(max_examples=30)
 @given(plan=plans(replicas=False), ending=st.sampled_from([".json", ".npz"]), target=st.sampled_from(STACKS[1:]))
 def test_the_permutation_reads_back_from_both_formats(plan, ending, target):
     """Row l, position s: the expert in slot s of the plan; layers are model layer indices."""
@@ -89,6 +90,7 @@ def deepspeed_rule(descriptor):
     return held
 
 
+@settings(max_examples=30)
 @given(plan=plans(replicas=False))
 def test_deepspeed_descriptors_hold_what_the_ranks_hold(plan):
     """One descriptor where all layers agree, else one for every layer beside the permutation."""
@@ -100,6 +102,7 @@ def test_deepspeed_descriptors_hold_what_the_ranks_hold(plan):
         assert expected == deepspeed_rule(json.loads(content))
 
 
+@settings(max_examples=30)
 @given(plan=plans(replicas=False), groups=st.sampled_from([2, 4, 8]))
 def test_whole_groups_are_kept_and_found_with_few_moves(plan, groups):
     """Every group of positions holds one group of experts; a plan that keeps groups is left on its devices."""

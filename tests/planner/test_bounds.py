@@ -45,7 +45,7 @@ def tiny(draw):
 
 
 @given(tiny())
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_no_placement_and_split_beats_a_load_bound(problem):
     """Every bound is at most the best of all placements and splits."""
     load_E, slots_D, speed_D = problem
@@ -126,7 +126,7 @@ def fitted(tmp_path_factory):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_no_copies_and_split_beat_the_hulls_of_a_fitted_curve(fitted, seed):
     """Any loads cut into any copies on any devices: the weighted mean over ranks is at least the bound."""
     work, costs = fitted

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from moesim.errors import Declined
 from moesim.planner import PlacementProblem, place
 from moesim.planner.held_out import time_of
 from moesim.planner.local_search import improve
@@ -24,6 +23,7 @@ from moesim.planner.search_state import (
 from moesim.planner.sketch import make_sketch
 from moesim.planner.source_tables import nearest_sources
 from moesim.planner.starts import by_eplb, by_load, by_node
+from moesim.planner.survival import fewest_domains
 from moesim.routing import DealtStep
 from moesim.scenario import make_scenario
 from moesim.setting import load_setting

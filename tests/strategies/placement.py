@@ -33,7 +33,7 @@ def routed(draw: st.DrawFn, num_experts: int, num_devices: int, max_tokens: int 
 
 @st.composite
 def problems(draw: st.DrawFn, max_experts: int = 24, max_devices: int = 9) -> PlacementProblem:
-    """Problems with ties, zero loads and loads of 1e18; any number of slots from experts to thrice as many."""
+    """Problems with ties, zero loads and loads of 1e18; any number of slots from experts to thrice as many; little work."""
     experts, layers = draw(st.integers(1, max_experts)), draw(st.integers(1, 2))
     load = st.one_of(st.integers(0, 3).map(float), st.floats(0, 1e4, width=32), st.just(1e18))
     return PlacementProblem(
@@ -43,4 +43,5 @@ def problems(draw: st.DrawFn, max_experts: int = 24, max_devices: int = 9) -> Pl
         num_slots=draw(st.integers(experts, 3 * experts)),
         num_groups=draw(st.sampled_from([g for g in range(1, experts + 1) if experts % g == 0])),
         seed=draw(st.integers(0, 3)),
+        work_limit=0.02,
     )

@@ -41,7 +41,7 @@ def _layer(problem: PlacementProblem, load_E: NDArray[np.float64], grid: KeyGrid
     by_load_E = np.argsort(-load_E, kind="stable")
     parts = []
     for node, end in enumerate(ends_N):
-        rows = np.unique(row_of_slot[end - rows_N[node] : end])
+        rows = np.unique(row_of_slot[end - rows_N[node] : end]).astype(np.int64)
         share_RC = load_RC[rows] / copies_R[rows][:, None]
         mine_D = slots_D[node * per_node : (node + 1) * per_node]
         parts.append(_columns(grid, rows, share_RC, mine_D, by_load_E))

@@ -3,6 +3,8 @@
 Array letters: L MoE ordinal, D device.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
@@ -34,13 +36,17 @@ def highest_load(result: SimulationResult) -> float:
 @styled
 def draw(result: SimulationResult, top: float) -> Figure:
     """White is the mean, red above it up to `top` times the mean, blue below; lines part the nodes."""
-    tables = result.tables
-    assert tables is not None
-    num_layers, num_devices = tables.load_LD.shape
+    assert result.tables is not None
+    names = [str(layer.layer) for layer in result.layers]
+    return heat_map(relative_load(result), result.tables.node_of_device_D, names, top)
+
+
+def heat_map(relative_LD: NDArray[np.float64], node: NDArray[np.signedinteger[Any]], layer_names: list[str], top: float) -> Figure:
+    """The map of loads over their layer's mean; to be called in our style (moesim.report.figure.styled)."""
+    num_layers, num_devices = relative_LD.shape
     figure, (axes,) = new_figure(min(3.4, 1.3 + 0.09 * num_layers))
     norm = TwoSlopeNorm(vcenter=1.0, vmin=0.0, vmax=top)
-    image = axes.imshow(relative_load(result), cmap="RdBu_r", norm=norm, aspect="auto")
-    node = tables.node_of_device_D
+    image = axes.imshow(relative_LD, cmap="RdBu_r", norm=norm, aspect="auto")
     borders = np.flatnonzero(np.diff(node)) + 0.5
     if borders.size <= 64:
         axes.vlines(borders, -0.5, num_layers - 0.5, color=PAPER, linewidth=1.2)
@@ -48,7 +54,7 @@ def draw(result: SimulationResult, top: float) -> Figure:
     word = "node " if starts.size <= 4 else ""
     shown = starts[:: max(1, -(-starts.size // 12))]
     axes.set_xticks(shown.tolist(), [f"{word}{node[start]}" for start in shown], ha="left")
-    name_layers(axes, [str(layer.layer) for layer in result.layers][:num_layers], vertical=True)
+    name_layers(axes, layer_names[:num_layers], vertical=True)
     axes.set_xlabel(f"devices (0 to {num_devices - 1}), by node")
     axes.set_ylabel("model layer")
     axes.spines[:].set_visible(False)

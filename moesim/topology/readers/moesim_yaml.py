@@ -26,6 +26,8 @@ def read(path: Path) -> Claims:
             f"{path} has the shape {str(data.get('shape'))[:40]!r}; only {' and '.join(_SHAPES)} can be merged"
         )
     facts = dict(_facts(data, "", str(path)))
+    if data["shape"] == "single_node":
+        facts.pop("nodes", None)  # a file of one node does not say how many like it there are
     if isinstance(data.get("accelerator"), str):
         facts["accelerator"] = Said(data["accelerator"], "derived", path.name)
     return Claims(file=path.name, facts=facts, is_torus=data["shape"] == "torus")

@@ -25,8 +25,8 @@ def build(
     *,
     num_groups: int = 0,
     top_groups: int = 0,
-    update_speed: float = 0.005,
-    updates: int = 100,
+    update_speed: float = 0.01,
+    updates: int = 50,
     updates_per_step: int = 1,
 ) -> Route:
     """The K of largest sigmoid(logit) + bias in those `top_groups` of `num_groups` groups whose two largest sum highest.
@@ -51,7 +51,7 @@ def build(
     learner = _Learner(gate, num_groups, top_groups, update_speed, updates, updates_per_step)
 
     def route(batch: TokenBatch) -> NDArray[np.int32]:
-        return _choose(gate.logits(batch), learner.bias(batch.step), num_groups, top_groups, layer.top_k)
+        return _choose(_sigmoid(gate.logits(batch)), learner.bias(batch.step), num_groups, top_groups, layer.top_k)
 
     return lambda batch: in_parts(batch, layer.num_experts, route)
 
@@ -80,34 +80,40 @@ class _Learner:
     def _learn(self, step: int) -> NDArray[np.float64]:
         layer = self.gate.layer
         bias_E = self._biases[-1].copy() if step else np.zeros(layer.num_experts)
-        logits_TE = self.gate.logits(sample_batch(step).part(0, _SAMPLE_TOKENS))
+        score_TE = _sigmoid(self.gate.logits(sample_batch(step).part(0, _SAMPLE_TOKENS)))
         for _ in range(self.per_step if step else self.before):
-            chosen_TK = _choose(logits_TE, bias_E, self.num_groups, self.top_groups, layer.top_k)
+            chosen_TK = _choose(score_TE, bias_E, self.num_groups, self.top_groups, layer.top_k)
             load_E = np.bincount(chosen_TK[chosen_TK >= 0], minlength=layer.num_experts)
             bias_E += self.speed * np.sign(load_E.mean() - load_E)
         return bias_E
 
 
+def _sigmoid(logits_TE: NDArray[np.float32]) -> NDArray[np.float32]:
+    """-inf stays: an expert that cannot be chosen."""
+    score_TE: NDArray[np.float32] = np.reciprocal(np.float32(1.0) + np.exp(-np.maximum(logits_TE, np.float32(-80.0))))
+    score_TE[np.isneginf(logits_TE)] = -np.inf
+    return score_TE
+
+
 def _choose(
-    logits_TE: NDArray[np.float32], bias_E: NDArray[np.float64], num_groups: int, top_groups: int, top_k: int
+    score_TE: NDArray[np.float32], bias_E: NDArray[np.float64], num_groups: int, top_groups: int, top_k: int
 ) -> NDArray[np.int32]:
-    experts_TK = np.empty((len(logits_TE), top_k), np.int32)
-    _limited(logits_TE, bias_E, num_groups, top_groups, experts_TK)
+    experts_TK = np.empty((len(score_TE), top_k), np.int32)
+    _limited(score_TE, bias_E, num_groups, top_groups, experts_TK)
     return experts_TK
 
 
 @njit(cache=True, nogil=True)
-def _limited(logits_TE, bias_E, num_groups, top_groups, experts_TK):  # type: ignore[no-untyped-def]  # types are numba's
+def _limited(score_TE, bias_E, num_groups, top_groups, experts_TK):  # type: ignore[no-untyped-def]  # types are numba's
     num_experts = len(bias_E)
     size = num_experts // num_groups
     score_E, sum_G = np.empty(num_experts), np.empty(num_groups)
     two, two_of = np.empty(min(2, size)), np.empty(min(2, size), np.int32)
     best_G, group_G = np.empty(top_groups), np.empty(top_groups, np.int32)
     best_K = np.empty(experts_TK.shape[1])
-    for token in range(logits_TE.shape[0]):
+    for token in range(score_TE.shape[0]):
         for expert in range(num_experts):
-            logit = np.float64(logits_TE[token, expert])
-            score_E[expert] = 1.0 / (1.0 + np.exp(-logit)) + bias_E[expert] if logit > -np.inf else -np.inf
+            score_E[expert] = score_TE[token, expert] + bias_E[expert]
         for group in range(num_groups):
             keep_top(score_E[group * size : (group + 1) * size], two, two_of)
             sum_G[group] = two.sum()

@@ -12,7 +12,7 @@ from moesim.trace.gate import RouterLayer, make_gate, sample_batch, top_of
 from moesim.trace.token_groups import Route, check_between, in_parts
 from moesim.trace.token_stream import TokenBatch, TokenStream
 
-_HALVINGS = 40
+_FARTHEST = 100.0  # difference of two logits
 
 
 def build(layer: RouterLayer, stream: TokenStream, *, zero: int = 0, real: float = 0.0) -> Route:
@@ -28,7 +28,7 @@ def build(layer: RouterLayer, stream: TokenStream, *, zero: int = 0, real: float
     both = replace(layer, num_experts=layer.num_experts + zero)
     gate = make_gate(both, stream)
     zero_E = np.arange(both.num_experts) >= layer.num_experts
-    gate.hot_E[zero_E] += _common_bias(gate.logits(sample_batch()), zero_E, layer.top_k, real)
+    gate.hot_E[zero_E] += _common_bias(gate.logits(sample_batch()), layer.num_experts, layer.top_k, real)
 
     def route(batch: TokenBatch) -> NDArray[np.int32]:
         chosen_TK = top_of(gate.logits(batch), layer.top_k)
@@ -39,12 +39,19 @@ def build(layer: RouterLayer, stream: TokenStream, *, zero: int = 0, real: float
     return lambda batch: in_parts(batch, both.num_experts, route)
 
 
-def _common_bias(logits_TE: NDArray[np.float32], zero_E: NDArray[np.bool_], top_k: int, real: float) -> float:
-    """What to add to the zero experts' logits so that `real` of the K choices are real, by halving an interval."""
-    low, high = -20.0, 20.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        chosen_TK = top_of(logits_TE + (middle * zero_E).astype(np.float32), top_k)
-        is_low = (~zero_E[chosen_TK]).sum() / len(chosen_TK) > real
-        low, high = (middle, high) if is_low else (low, middle)
-    return (low + high) / 2
+def _common_bias(logits_TE: NDArray[np.float32], num_real: int, top_k: int, real: float) -> float:
+    """What to add to the zero experts' logits so that on average `real` of the K choices are real.
+
+    At least j choices are real where the j-th largest real logit is above the (K - j + 1)-th largest of the others plus
+    the bias: the bias is a quantile of these differences.
+    """
+    best = [_falling(part_TE, top_k) for part_TE in (logits_TE[:, :num_real], logits_TE[:, num_real:])]
+    difference_TK = np.clip(best[0] - best[1][:, ::-1], -_FARTHEST, _FARTHEST)
+    return float(np.quantile(difference_TK, 1.0 - real / top_k))
+
+
+def _falling(logits_TE: NDArray[np.float32], top_k: int) -> NDArray[np.float64]:
+    """[T, K] the K largest in falling order, very low where there are fewer."""
+    chosen_TK = top_of(np.ascontiguousarray(logits_TE), top_k)
+    value_TK = np.take_along_axis(logits_TE, np.maximum(chosen_TK, 0).astype(np.int64), axis=1).astype(np.float64)
+    return np.where(chosen_TK >= 0, value_TK, -10.0 * _FARTHEST)

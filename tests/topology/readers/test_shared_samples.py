@@ -56,7 +56,7 @@ def test_files_of_other_purpose_are_none_of_them(shared_data: Path, file: str) -
 def _setting(folder: Path, cluster: Path) -> Setting:
     """What `moesim simulate` loads for a small model on all devices of the cluster."""
     lines = ["format_version: 1", "model: gpt-oss-20b", f"cluster: {{topology: {cluster}}}", "parallel: {ep: 16}"]
-    lines += ["trace: {router: zipf, tokens_per_rank: 4, seed: 0}", "placement: {strategy: contiguous}"]
+    lines += ["trace: {router: zipf, tokens_per_rank: 4, steps: '0:1', seed: 0}", "placement: {strategy: contiguous}"]
     (folder / "s.yaml").write_text("\n".join(lines))
     return load_setting(load_scenario(folder / "s.yaml"))
 

@@ -1,0 +1,74 @@
+"""Benchmark of trace conversion: our own Parquet, and SGLang's per_token dumps, of ten million token-layers each.
+
+Run: python benchmarks/formats.py [--smoke]. Prints CPU seconds, token-layers per CPU second and the process's peak
+memory; targets: 2 M rows/s reading Parquet, 300 k token-layers/s from per_token dumps, 2 GB.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from moesim.trace.convert import convert_trace
+from moesim.trace.store import open_trace, read_rows
+
+LAYERS, DENSE, SLOTS, EXPERTS, TOP_K = 61, 3, 288, 256, 8
+WARM = 2  # passes of the conversion that is not timed: it imports torch and compiles the checks
+
+
+def save_dump(path: Path, passes: int, tokens: int) -> None:
+    """A per_token dump of one rank: `passes` passes of `tokens` tokens, every slot of 288 equally likely."""
+    rng = np.random.default_rng(0)
+    slot_map = np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1))
+    records = []
+    for number in range(passes):
+        first = rng.integers(0, EXPERTS, (LAYERS, tokens, 1))
+        ids = ((first + 31 * np.arange(TOP_K)) % EXPERTS).astype(np.int32)
+        ids[:DENSE] = -1
+        fields = {"forward_pass_id": number, "rank": 0, "gatherer_key": "primary", "misc_objects": []}
+        token_fields = {"input_ids": [1] * tokens, "positions": [1] * tokens, "extend_seq_lens": None}
+        ids_of_layer = {"topk_ids_of_layer": torch.from_numpy(ids), "forward_mode": 2}
+        records.append({**fields, **token_fields, **ids_of_layer})
+    torch.save({"records": records, "last_physical_to_logical_map": torch.from_numpy(slot_map)}, path)
+
+
+def timed(what: str, target: float, rows: int, began: float) -> None:
+    """Print the CPU seconds since `began` and the rate."""
+    seconds = time.process_time() - began
+    print(
+        f"{what}: {rows / 1e6:.2f} M token-layers in {seconds:.2f} s CPU, {rows / seconds / 1e6:.2f} M/s (target {target})"
+    )
+
+
+def main() -> None:
+    """Convert dumps of short and long passes, then read what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="a hundredth of the rows")
+    total = 100_000 if parser.parse_args().smoke else 10_000_000
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_dump(folder / "warm.pt", WARM, 4)
+        convert_trace(folder / "warm.pt", folder / "warm.parquet")
+        for tokens in (16, 1024):
+            passes = max(1, total // (LAYERS - DENSE) // tokens)
+            save_dump(folder / "dump.pt", passes, tokens)
+            began = time.process_time()
+            answer = convert_trace(folder / "dump.pt", folder / "out.parquet")
+            timed(f"SGLang per_token, {tokens} tokens a pass", 0.3, answer["rows"], began)
+            (folder / "dump.pt").unlink()
+        began = time.process_time()
+        rows = sum(len(batch) for _, batch in read_rows(open_trace(folder / "out.parquet")))
+        timed("reading our Parquet, every row checked", 2.0, rows, began)
+        began = time.process_time()
+        rows = convert_trace(folder / "out.parquet", folder / "copy.parquet")["rows"]
+        timed("converting our Parquet to itself", 2.0, rows, began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"peak memory {peak / 1e9:.2f} GB (target 2 GB; writing the dumps and mapped files included)")
+
+
+if __name__ == "__main__":
+    main()
