@@ -37,7 +37,5 @@ def overlap_sentences(overlap: str, model: MoEModel, sms: int | None, devices: S
         if sms is None or not known:
             why = "the kernel states no SMs" if sms is None else "the devices have no SMs"
             return [f"overlap dualpipe: {why}, so communication takes nothing from compute"]
-        return [
-            f"overlap dualpipe: communication in flight takes {sms} of {min(known)} SMs from compute"
-        ]
+        return [f"overlap dualpipe: communication in flight takes {sms} of {min(known)} SMs from compute"]
     return []

@@ -44,8 +44,8 @@ class ExpertPlacement:
     `same_device_duplicates`. Slots of `dead_devices` hold no copy, so that an expert may be left without any. `slots_D`
     are the slots of each device where they do not follow the rule of the module. `split_NP` is the share of its
     expert's tokens from source node n that slot p gets (replica policy split); D rows are those of source devices, one
-    row stands for all, and shares are scaled to sum to 1 over an expert's slots. Raises InputError for an expert id out of range, an expert without a
-    slot, slots that do not add up, shares that are negative or all zero for an expert.
+    row stands for all, and shares are scaled to sum to 1 over an expert's slots. Raises InputError for an expert id out
+    of range, an expert without a slot, slots that do not add up, shares that are negative or all zero for an expert.
     """
 
     expert_of_slot_P: NDArray[np.int32]

@@ -51,5 +51,5 @@ def test_a_degree_left_out_is_not_blamed() -> None:
 
 def test_more_pipeline_parts_than_layers_are_refused() -> None:
     """Four parts of three layers are refused by number, without a product of zero."""
-    with pytest.raises(InputError, match="4 pipeline parts .* are more than the 3 layers"):
+    with pytest.raises(InputError, match=r"4 pipeline parts .* are more than the 3 layers"):
         deal_layers(3, 4)

@@ -37,7 +37,8 @@ _FIRST = {  # start, least and most of each kind of parameter; seconds and bytes
 class Form:
     """How complex the costs are: what the fixed cost grows with, which size the curves are read at, octaves between knots.
 
-    `protocol`, `reached`: 0 for no such curve. `fill`, `expert`: whether a copy's bytes cost time once, as a pipeline's first chunk, and each expert its signal.
+    `protocol`, `reached`: 0 for no such curve. `fill`, `expert`: whether a copy's bytes cost time once,
+    as a pipeline's first chunk, and each expert its signal.
     """
 
     against: Against

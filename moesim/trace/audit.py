@@ -26,8 +26,9 @@ def audit(
     z = (tokens - expected) / standard deviation for each window, layer and expert. The variance is what the binomial law
     gives times the dispersion of that expert's units in other windows; all z are divided by their common robust scale
     where it is above 1. Flagged: |z| above the quantile at which all cells together alarm with chance 0.01, of Student's
-    law with as many degrees of freedom as a window has units (sums of few units have heavy tails). `table` has the 50 largest: {window, layer, expert, tokens, expected, z}; windows are equal parts of the
-    steps, counted from 0, `layer` is the model layer index.
+    law with as many degrees of freedom as a window has units (sums of few units have heavy tails). `table` has the 50
+    largest: {window, layer, expert, tokens, expected, z}; windows are equal parts of the steps, counted from 0, `layer`
+    is the model layer index.
     """
     num_windows, _, num_layers, num_experts = count_VULE.shape
     tokens_VU = tokens_VUL.max(axis=2)

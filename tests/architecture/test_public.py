@@ -11,7 +11,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 def test_the_public_calls_are_these():
     """Adding or removing a public call is a decision."""
-    expected = ["capture", "compare", "export", "load_model", "load_plan", "load_topology", "load_trace", "plan", "simulate"]
+    expected = [
+        "capture",
+        "compare",
+        "export",
+        "load_model",
+        "load_plan",
+        "load_topology",
+        "load_trace",
+        "plan",
+        "simulate",
+    ]
     assert expected == moesim.__all__
 
 

@@ -41,7 +41,9 @@ def draw(result: SimulationResult, top: float) -> Figure:
     return heat_map(relative_load(result), result.tables.node_of_device_D, names, top)
 
 
-def heat_map(relative_LD: NDArray[np.float64], node: NDArray[np.signedinteger[Any]], layer_names: list[str], top: float) -> Figure:
+def heat_map(
+    relative_LD: NDArray[np.float64], node: NDArray[np.signedinteger[Any]], layer_names: list[str], top: float
+) -> Figure:
     """The map of loads over their layer's mean; to be called in our style (moesim.report.figure.styled)."""
     num_layers, num_devices = relative_LD.shape
     figure, (axes,) = new_figure(min(3.4, 1.3 + 0.09 * num_layers))

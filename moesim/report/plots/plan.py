@@ -2,8 +2,10 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -106,8 +108,9 @@ def _relative(load_LD: Floats) -> Floats:
     return relative_LD
 
 
-def _bar(figure: Figure, image: object, axes: Axes, label: str):  # type: ignore[no-untyped-def]  # matplotlib's colour bar
+def _bar(figure: Figure, image: AxesImage, axes: Axes, label: str) -> Colorbar:
+    """A colour bar without frame and ticks, as every map of this project has it."""
     bar = figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02, aspect=24, label=label)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
     return bar
