@@ -29,11 +29,15 @@ take more devices or smaller types, or let it run with memory: {check: warn}
     needed = sum(parts.values())
     if needed <= capacity_bytes:
         return
-    terms = " + ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in parts.items() if size > 0)
     raise InputError(
-        f"{where} does not fit: {terms} = {format_bytes(needed)} of {format_bytes(capacity_bytes)}; "
+        f"{where} does not fit: {sum_of(parts)} = {format_bytes(needed)} of {format_bytes(capacity_bytes)}; "
         "take more devices or smaller types, or let it run with memory: {check: warn}"
     )
+
+
+def sum_of(parts: Mapping[str, float]) -> str:
+    """The parts that are not zero, as a sum of bytes: "expert weights 60 GiB + kv cache 30 GiB"."""
+    return " + ".join(f"{name.replace('_', ' ')} {format_bytes(size)}" for name, size in parts.items() if size > 0)
 
 
 def slot_bytes(model: MoEModel, weight_dtype: str) -> float:

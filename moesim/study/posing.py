@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import NoFeasiblePlan
-from moesim.memory import slot_bytes
+from moesim.memory import slot_bytes, sum_of
 from moesim.placement import ExpertPlacement, slots_per_device
 from moesim.planner import PlacementProblem
 from moesim.planner.entries import copy_entries
@@ -115,7 +115,9 @@ def _slots_that_fit(
         return _filled(slots_per_device(setting.num_slots, size), ~dead_D * np.int64(setting.num_slots))
     each = slot_bytes(setting.model, setting.weight_dtype) * layers
     parts = [StepWork(plan=work, dealt=step).memory_parts() for step in steps]
-    beside = max(sum(part.values()) - part["expert_weights"] for part in parts)
+    others = [{name: size for name, size in part.items() if name != "expert_weights"} for part in parts]
+    most = max(others, key=lambda part: sum(part.values()))
+    beside = sum(most.values())
     memory = np.array([device.memory_bytes for device in work.builder.devices]).reshape(-1, size).min(axis=0)
     room_D = np.maximum((memory - beside) // each, 0).astype(np.int64)
     room_D[dead_D] = 0
@@ -123,8 +125,8 @@ def _slots_that_fit(
         without = f" and {int(dead_D.sum())} of {size} devices are dead" if dead_D.any() else ""
         raise NoFeasiblePlan(
             f"memory holds {room_D.sum()} of slots={setting.num_slots} a layer ({format_bytes(each)} each over {layers} "
-            f"layers, {format_bytes(beside)} a device are taken by the rest){without}; take fewer slots, more devices or "
-            "smaller types"
+            f"layers; a device's rest is {sum_of(most)} = {format_bytes(beside)} of {format_bytes(memory.min())}){without}; "
+            "take fewer slots, more devices or smaller types, or let it run with memory: {check: warn}"
         )
     return _filled(slots_per_device(setting.num_slots, size), room_D)
 

@@ -124,7 +124,7 @@ def refusal(data: dict[str, Any], folder: Path) -> str:
             ["full_every=2", "window"],
         ),
         ("weight_dtype", "fp9", ["'fp9'", "did you mean 'fp8'"]),
-        ("weight_dtype", ["fp8"], ["weight_dtype", "string"]),
+        ("weight_dtype", ["fp8"], ["weight_dtype", "expected text"]),
         ("name", "Deep Seek", ["name", "'Deep Seek'"]),
         ("family", "encoder", ["family", "'encoder'"]),
         ("published.tolerance", float("nan"), ["published.tolerance", "nan"]),
