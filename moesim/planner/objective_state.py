@@ -142,7 +142,7 @@ def tiles_table(tile: int) -> Floats:
 
     E[ceil(n / tile)] = sum over j >= 0 of P(n > j tile)
 
-    >>> tiles_table(1)[16].round(6)
+    >>> float(tiles_table(1)[16].round(6))
     1.0
     """
     mean_M = np.arange(_TABLE_TILES * STEPS_PER_TILE + 1) * (tile / STEPS_PER_TILE)

@@ -3,11 +3,11 @@
 The only module of the package beside `capture` that imports torch, and it does so when a file is read.
 """
 
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises where it refuses to build; nothing is unpickled here
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def load_torch(path: Path) -> Any:
     try:
         with _reading(path):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         reason = " ".join(str(error).split())[-160:]
         raise InputError(
             f"{path} holds something else than tensors and plain containers, which is never loaded ({reason})"
@@ -121,7 +121,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what zipfile and torch raise on a damaged file into one sentence; what torch refuses to build passes."""
     try:
         yield
-    except pickle.UnpicklingError:
+    except UnpicklingError:
         raise
     except Exception as error:  # torch's unpickler raises whatever its steps happen to raise on damaged input
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
