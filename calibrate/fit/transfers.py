@@ -45,12 +45,14 @@ ALGORITHMS = {
     "pplx": "direct",
     "uccl": "node_dedup",
     "mori": "per_device",
-    "trtllm-two-sided": "direct",  # its times grow with EP as token copies per expert do, not per device
+    "trtllm-two-sided": "per_device",
     "trtllm-one-sided": "per_device",
     "nccl": "direct",
     "rccl": "direct",
     "gloo": "direct",
 }
+# Their test deals tokens round (ai-dynamo/aiconfigurator, collector/network/slurm/collect_trtllm_alltoall.py).
+_DEALT = ("trtllm-two-sided", "trtllm-one-sided")
 _COMBINE_IN_BF16 = ("trtllm-two-sided", "trtllm-one-sided")  # their tables name the type of the dispatch; times agree
 _EVEN_FROM_TOKENS = 512
 _MOST_DRAWN = 32_768  # tokens of all ranks drawn for one setup
@@ -72,6 +74,7 @@ class Setup:
     top_k: int = 1
     experts: int = 1
     node_groups: int = 0  # node groups a token may go to; 0: any
+    dealt: bool = False  # token i of every rank goes to the i-th group of top_k ranks, not to drawn experts
 
     @property
     def ranks_per_node(self) -> int:
@@ -111,6 +114,7 @@ def setup_of(measurement: Measurement) -> Setup:
         top_k=_count(params, "top_k"),
         experts=_count(params, "experts") if params.get("experts") is not None else _EXPERTS_PER_RANK * ranks,
         node_groups=groups if nodes > 1 and groups < nodes else 0,
+        dealt=library in _DEALT,
     )
 
 
@@ -225,7 +229,8 @@ def counts_of(setup: Setup) -> TrafficCounts:
         one = np.ones((D, D), dtype=np.int64)
         return _whole_counts(one, one, np.ones((D, setup.nodes), dtype=np.int64))
     drawn = min(setup.tokens, _EVEN_FROM_TOKENS, max(_MOST_DRAWN // D, 1))
-    experts_TK = _draw(dataclasses.replace(setup, tokens=drawn))
+    part = dataclasses.replace(setup, tokens=drawn)
+    experts_TK = _deal(part) if setup.dealt else _draw(part)
     source_T = np.repeat(np.arange(D, dtype=np.int32), drawn)
     owner_E = (np.arange(setup.experts) * D // setup.experts).astype(np.int32)
     counts = count_traffic(experts_TK, source_T, owner_E, D, per_node)
@@ -283,3 +288,17 @@ def _draw(setup: Setup) -> NDArray[np.int32]:
         np.put_along_axis(open_TN, best_TN, True, axis=1)
         score_TE = np.where(np.repeat(open_TN, setup.experts // setup.nodes, axis=1), score_TE, -1.0)
     return np.argpartition(-score_TE, setup.top_k - 1, axis=1)[:, : setup.top_k].astype(np.int32)
+
+
+def _deal(setup: Setup) -> NDArray[np.int32]:
+    """Token i of every rank takes one expert of each rank of the i-th group of top_k ranks, or of all ranks in turn."""
+    token_T = np.arange(setup.tokens)[:, None]
+    choice_K = np.arange(setup.top_k)[None, :]
+    per_rank = max(setup.experts // setup.ranks, 1)
+    groups = max(setup.ranks // setup.top_k, 1)
+    rank_TK = token_T % groups * setup.top_k + choice_K if groups > 1 or setup.ranks >= setup.top_k else token_T * 0 + (
+        choice_K % setup.ranks
+    )
+    offset_TK = (token_T // groups + choice_K // setup.ranks) % per_rank
+    experts: NDArray[np.int32] = np.tile(rank_TK * per_rank + offset_TK, (setup.ranks, 1)).astype(np.int32)
+    return experts

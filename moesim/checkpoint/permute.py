@@ -17,6 +17,14 @@ from moesim.errors import InputError
 _INDEX = "model.safetensors.index.json"
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack")
+_OTHER_LAYOUTS = (
+    ("*.distcp", "a torch.distributed checkpoint, as Megatron-Core and TorchTitan save"),
+    ("layer_*_expert_*_model_states.pt", "the pickles DeepSpeed saves, one per expert"),
+    ("*_model_states.pt", "the pickles DeepSpeed saves"),
+    ("mp_rank_*", "the folders of ranks Megatron saves"),
+    ("*.pt*", "pickles"),
+    ("*.bin", "pickles"),
+)
 _BLOCK = 16 * 2**20
 
 
@@ -65,10 +73,16 @@ def _weight_files(source: Path) -> list[Path]:
         )
     files = sorted(source.glob("*.safetensors"))
     if not files:
-        raise InputError(
-            f"{source} holds no .safetensors file; save the model with safe_serialization=True, or convert it, first"
-        )
+        raise InputError(f"{source} holds no .safetensors file{_what_it_holds(source)}, first")
     return files
+
+
+def _what_it_holds(source: Path) -> str:
+    """What a folder without safetensors has instead, and the next step."""
+    for pattern, kind in _OTHER_LAYOUTS:
+        if next(source.glob(pattern), None) is not None:
+            return f" but {kind}; export it to safetensors under the same tensor names"
+    return "; save the model with safe_serialization=True, or convert it"
 
 
 def _check_config(source: Path, num_experts: int) -> int:

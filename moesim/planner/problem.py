@@ -4,6 +4,7 @@ Array letters: L MoE ordinal, E expert, D device of an expert-parallel group, N 
 top-k, W window.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,3 +177,16 @@ class PlacementAnswer:
     notes: tuple[str, ...] = ()
     proven: bool = False
     out_of_time: bool = False
+
+
+def first_alike(problem: PlacementProblem, sketch: TokenSketch) -> list[int]:
+    """For each layer the first one with the same tokens, loads and old copies; a routing that repeats is placed once."""
+    first: dict[bytes, int] = {}
+    alike = []
+    for layer in range(problem.num_layers):
+        digest = hashlib.sha256(sketch.experts_LTK[layer].tobytes())
+        digest.update(problem.load_LE[layer].tobytes())
+        if problem.old is not None:
+            digest.update(problem.old[layer].expert_of_slot_P.tobytes())
+        alike.append(first.setdefault(digest.digest(), layer))
+    return alike

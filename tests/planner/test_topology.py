@@ -10,6 +10,7 @@ from moesim.planner.held_out import time_of
 from moesim.planner.local_search import improve
 from moesim.planner.neighbourhood import improve_neighbourhoods
 from moesim.planner.objective import cost_tables, make_state
+from moesim.planner.problem import first_alike
 from moesim.planner.search_state import (
     copies_of,
     count,
@@ -148,3 +149,15 @@ def test_a_window_without_tokens_is_an_ordinary_case(problem):
     empty = make_sketch([DealtStep(0, np.zeros(0, np.int32), np.zeros((LAYERS, 0, 2), np.int32), None, 0.0)], 16)
     answer = place("topology", dataclasses.replace(problem, sketch=empty, load_LE=np.zeros((LAYERS, EXPERTS))))
     assert [24, 24] == [placement.num_slots for placement in answer.placements]
+
+
+def test_layers_of_the_same_tokens_are_placed_once(problem):
+    """A routing that repeats has repeated placements; one expert that goes elsewhere makes another layer of it."""
+    sketch = dataclasses.replace(problem.sketch, experts_LTK=problem.sketch.experts_LTK[[0, 1, 0]])
+    repeated = dataclasses.replace(problem, load_LE=problem.load_LE[[0, 1, 0]], sketch=sketch)
+    assert [0, 1, 0] == first_alike(repeated, sketch)
+    first, second, third = place("topology", repeated).placements
+    assert first.expert_of_slot_P.tolist() == third.expert_of_slot_P.tolist() != second.expert_of_slot_P.tolist()
+    changed = sketch.experts_LTK.copy()
+    changed[2, 0] = changed[2, 0, ::-1]
+    assert [0, 1, 2] == first_alike(repeated, dataclasses.replace(sketch, experts_LTK=changed))

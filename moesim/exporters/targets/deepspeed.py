@@ -3,24 +3,29 @@
 import json
 from typing import Any
 
-from moesim.exporters.export import Check, Export, ExportRequest
-from moesim.exporters.training import capacity_factor, training_permutation
+from moesim.exporters.export import Check, Content, Export, ExportRequest
+from moesim.exporters.training import capacity_factor, permuted_files, training_permutation
 
 _VERSION = 1  # of the placement descriptor, deepspeed/checkpoint/autoep_affine.py
 
 
 def export(request: ExportRequest) -> Export:
-    """`out` is the descriptor where all layers agree; else the permutation, with a descriptor per layer beside it."""
+    """`out` is the descriptor where all layers agree; else the permutation, with a descriptor per layer beside it.
+
+    With a checkpoint, `out` is the permuted checkpoint; a descriptor beside it would place its experts twice.
+    """
     plan = request.plan
     permutation, checks = training_permutation(request)
-    described = {layer: _descriptor(request, ordinal) for ordinal, layer in enumerate(plan.layers)}
-    contents = {layer: (json.dumps(value) + "\n").encode() for layer, value in described.items()}
-    if len(set(contents.values())) == 1:
-        files = {request.out.name: contents[plan.layers[0]], request.beside(".permutation.json"): permutation}
-    else:
-        files = {request.out.name: permutation}
-        files |= {request.beside(f".layer_{layer}.json"): content for layer, content in contents.items()}
+    files, remark = permuted_files(request, permutation)
     factor, notes = capacity_factor(request)
+    if request.checkpoint is None:
+        described = [_descriptor(request, ordinal) for ordinal in range(len(plan.layers))]
+        files = _described(request, described, permutation)
+        checks += tuple(_checks(described, request))
+        remark = (
+            "AutoEP reads the descriptor as expert_placement of each layer in a checkpoint's metadata, not from its "
+            "config; take the descriptor or the permutation, never both"
+        )
     rule = request.capacity
     least = rule.min_capacity if rule is not None and rule.rule == "deepspeed" else 4
     flags = (
@@ -33,11 +38,19 @@ def export(request: ExportRequest) -> Export:
             else f", capacity_factor={factor:g}, eval_capacity_factor={factor:g}, min_capacity={least}, drop_tokens=True)"
         ),
     )
-    notes += (
-        "AutoEP reads the descriptor as expert_placement of each layer in a checkpoint's metadata, not from its config",
-    )
-    checks += tuple(_checks([json.loads(content) for content in contents.values()], request))
-    return Export(files=files, launch_flags=flags, checks=checks, notes=notes)
+    return Export(files=files, launch_flags=flags, checks=checks, notes=(*notes, remark))
+
+
+def _described(request: ExportRequest, described: list[dict[str, Any]], permutation: bytes) -> dict[str, Content]:
+    """Files of the descriptors and the permutation."""
+    contents = [(json.dumps(descriptor) + "\n").encode() for descriptor in described]
+    if len(set(contents)) == 1:
+        return {request.out.name: contents[0], request.beside(".permutation.json"): permutation}
+    layers = zip(request.plan.layers, contents, strict=True)
+    return {
+        request.out.name: permutation,
+        **{request.beside(f".layer_{layer}.json"): content for layer, content in layers},
+    }
 
 
 def _descriptor(request: ExportRequest, ordinal: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from moesim.planner.held_out import Trial, as_recorded, half_shuffled, time_of, 
 from moesim.planner.layer_search import search_layer
 from moesim.planner.many_experts import place_many
 from moesim.planner.partition import has_mtkahypar
-from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch
+from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch, first_alike
 from moesim.planner.search_state import copies_of, slots_filled
 from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node
@@ -64,7 +64,9 @@ def _placed(problem: PlacementProblem) -> PlacementAnswer:
         )
     variant = (half_shuffled if problem.work_limit >= QUICK else as_recorded) if trial is None else trial.chosen
     sketch = variant(problem.sketch, problem.costs.num_ranks)
-    placements = tuple(_best(problem, sketch, layer) for layer in range(problem.num_layers))
+    first_L = first_alike(problem, problem.sketch)
+    best = {layer: _best(problem, sketch, layer) for layer in sorted(set(first_L))}
+    placements = tuple(best[layer] for layer in first_L)
     return PlacementAnswer(placements, _notes(problem, placements, trial))
 
 
