@@ -1,16 +1,18 @@
 """Benchmark of planning: the topology strategy against EPLB on steps it has not seen, by `fluid`, cell by cell.
 
-Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--steps 8] [--write].
+Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--layers 4] [--keep FOLDER] [--write].
 A cell is a trace, a kind of step, nodes, extra slots per device and a batch size. Steps that are at least 85 % full are
 halved: strategies plan on (the last 24 of) the first half and are judged on the first of the second. *Headroom* is the
 better EPLB mode's step time over the oracle's (topology planned on the judged steps), *captured* the part of its logarithm
 that topology gets. `--write` puts the table into docs/PLANNING.md. FILE is a Parquet trace or an .npz that `moesim trace
-convert` reads, with `=MODEL` behind it where the model is not found by experts and top-k.
+convert` reads, with `=MODEL` behind it where the model is not found by experts and top-k. `--layers` of it, evenly spaced,
+stand for all; `--keep` keeps each cell's outcome in a folder, so that a table cut off goes on where it was.
 """
 
 import argparse
 import dataclasses
 import itertools
+import json
 import math
 import tempfile
 import time
@@ -19,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _short_models import short_model, short_trace
 
 from moesim import load_model
 from moesim.errors import MoesimError
@@ -237,25 +240,39 @@ def _write(text: str) -> None:
     PAGE.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1], encoding="utf-8")
 
 
-def _opened(text: str, folder: Path) -> tuple[str, str, bool]:
-    """Path of a trace in our own format, the model it runs under, and whether only its routing is replayed."""
+def _opened(text: str, layers: int, folder: Path) -> tuple[str, str, bool]:
+    """A trace in our own format, the model cut to so many layers that it runs under; only its routing is replayed."""
     file, _, named = text.partition("=")
     path = Path(file)
     if path.suffix == ".npz":
-        experts, layers, top_k = _shape(path)
-        model = load_model(named or MODELS.get((experts, top_k), STAND_IN))
         path = folder / f"{path.stem}.parquet"
-        convert_trace(Path(file), path, model=model if model.num_moe_layers == layers else None)
-    info = load_trace(path).info
-    model = load_model(named or info.model or MODELS.get((info.num_experts, info.top_k), STAND_IN))
-    return str(path), model.name, info.num_layers != model.num_moe_layers
+        convert_trace(short_trace(Path(file), layers, folder), path, model=None)
+    if file != BUNDLED:
+        info = load_trace(path).info
+        named = named or MODELS.get((info.num_experts, info.top_k), STAND_IN)
+    return str(path), str(short_model(named or STAND_IN, layers, folder)), True
 
 
-def _shape(path: Path) -> tuple[int, int, int]:
-    """Experts (the power of two above the largest id), layers and top-k of an .npz of expert ids."""
-    with np.load(path, allow_pickle=False) as data:
-        ids = data["topk_ids"]
-        return 1 << int(ids.max()).bit_length(), ids.shape[0], ids.shape[2]
+def _kept(cell: Cell, folder: Path | None, arguments: argparse.Namespace) -> Outcome | None:
+    """The outcome of a cell, from the folder where it is there."""
+    path = None if folder is None else folder / f"{_key(cell, arguments)}.json"
+    if path is not None and path.is_file():
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return None if data is None else Outcome(cell=cell, **{**data, "notes": tuple(data["notes"])})
+    outcome = judge(cell, 1 if arguments.smoke else arguments.steps, 0.01 if arguments.smoke else 1.0)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = None if outcome is None else {**dataclasses.asdict(outcome)}
+        if data is not None:
+            del data["cell"]
+        path.write_text(json.dumps(data), encoding="utf-8")
+    return outcome
+
+
+def _key(cell: Cell, arguments: argparse.Namespace) -> str:
+    """A file name of everything an outcome depends on but for the program."""
+    parts = (Path(cell.trace).stem, cell.kind, cell.nodes, cell.extra, cell.tokens_per_rank, cell.rules or "plain")
+    return "-".join(str(part) for part in (*parts, arguments.layers, arguments.steps)).replace(" ", "_")
 
 
 def main() -> None:
@@ -265,18 +282,20 @@ def main() -> None:
     parser.add_argument("--traces", nargs="+", default=[], metavar="FILE[=MODEL]", help="beside the bundled one")
     parser.add_argument("--nodes", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--steps", type=int, default=8, help="judged steps of a cell")
+    parser.add_argument("--layers", type=int, default=4, help="MoE layers of each trace and model")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where outcomes of cells are kept and found again")
     parser.add_argument("--every", type=int, default=1, help="only every so manyth cell")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        traces = [(BUNDLED, STAND_IN, True)]
-        traces += [_opened(text, Path(folder)) for text in arguments.traces]
+        layers = 1 if arguments.smoke else arguments.layers
+        traces = [_opened(text, layers, Path(folder)) for text in (BUNDLED, *arguments.traces)]
         cells = [cell for trace in traces for cell in cells_of(*trace, arguments.nodes)][:: arguments.every]
         if arguments.smoke:
             cells = [dataclasses.replace(cells[0], kind="decode", nodes=1, tokens_per_rank=2)]
         outcomes = []
         for cell in cells:
-            outcome = judge(cell, 1 if arguments.smoke else arguments.steps, 0.01 if arguments.smoke else 1.0)
+            outcome = _kept(cell, None if arguments.smoke else arguments.keep, arguments)
             if outcome is not None:
                 outcomes.append(outcome)
                 print(*outcome.row(), f"planned in {outcome.plan_s:.1f} s", sep=" | ", flush=True)

@@ -46,11 +46,16 @@ def forms(library: str, loads: Loads) -> list[Form]:
         ]
         return by_message + by_rank
     counted: Against = "ranks" if library in _COUNTED_BY_RANKS else "nodes"
+    by_ranks = (
+        [Form(against=counted, size="ranks", reached=1.0)]
+        if counted == "ranks" and len(np.unique(loads.ranks_M)) > 2
+        else []
+    )
     many = max((len(np.unique(loads.copy_bytes_M[loads.combine_M == side])) for side in (False, True)), default=0) > 1
     return [
         Form(against=counted, size="rank_bytes", protocol=protocol, reached=reached, fill=shapes, expert=shapes)
         for shapes, (protocol, reached) in product((False, True) if many else (False,), _KERNEL_CURVES)
-    ]
+    ] + by_ranks
 
 
 def fit_kernel(

@@ -17,7 +17,7 @@ from calibrate.fit.robust import minimise
 
 Floats = NDArray[np.float64]
 Against = Literal["nodes", "ranks"]
-Size = Literal["message_bytes", "rank_bytes"]
+Size = Literal["message_bytes", "rank_bytes", "ranks"]
 SCALE = 0.05  # residuals (in log) above this get less weight
 _REACHED_RIDGE, _REACHED_BEND, _FIXED_RIDGE, _PROTOCOL_RIDGE = 0.002, 0.02, 0.03, 0.003  # small against a few percent
 _FIRST = {  # start, least and most of each kind of parameter; seconds and bytes/s
@@ -50,7 +50,7 @@ class Form:
     expert: bool = False
 
     def knots(self, loads: Loads, octaves: float) -> tuple[float, ...]:
-        """log2 bytes of a curve's knots over those rows; none where their sizes lie closer than one step."""
+        """log2 of a curve's knots over those rows; none where their sizes lie closer than one step."""
         if octaves == 0.0 or not len(loads.time_M):
             return ()
         log2_M = np.log2(self.size_of(loads))
@@ -59,7 +59,9 @@ class Form:
         return tuple(float(x) for x in np.linspace(low, high, steps + 1)) if steps >= 1 else ()
 
     def size_of(self, loads: Loads) -> Floats:
-        """Bytes that curves are read at [M]."""
+        """Bytes or ranks that curves are read at [M]."""
+        if self.size == "ranks":
+            return loads.ranks_M
         return loads.message_bytes_M if self.size == "message_bytes" else loads.rank_bytes_M
 
     def count_of(self, loads: Loads) -> Floats:
@@ -113,8 +115,7 @@ def times(theta_P: Floats, layout: Layout, loads: Loads, nic: float | None) -> t
     M = len(loads.time_M)
     slope_MP = np.zeros((M, len(theta_P)))
     value_P = np.exp(theta_P)
-    time_M = loads.latency_s_M.copy()
-    wire_M, bound_M = _wire(value_P, layout, loads, nic)
+    wire_M, time_M, bound_M = _wire(value_P, layout, loads, nic)
     reached_M, size_M = np.ones(M), np.log2(layout.form.size_of(loads))
     for side in (0, 1):
         mine = np.flatnonzero(loads.combine_M == bool(side))
@@ -149,26 +150,32 @@ def times(theta_P: Floats, layout: Layout, loads: Loads, nic: float | None) -> t
     return time_M + wire_M / reached_M, slope_MP
 
 
-def _wire(value_P: Floats, layout: Layout, loads: Loads, nic: float | None) -> tuple[Floats, NDArray[np.int64]]:
-    """Seconds of the fullest link or copy engine [M], and the parameter that sets its rate (-1: none) [M]."""
-    wire_M = np.zeros(len(loads.time_M))
+def _wire(
+    value_P: Floats, layout: Layout, loads: Loads, nic: float | None
+) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Seconds of the slowest link or copy engine [M], what latency adds to them [M], and whose rate it is (-1: none) [M]."""
+    wire_M, end_M = np.zeros(len(loads.time_M)), loads.latency_s_M.copy()  # a message's latency is the least there is
     bound_M = np.full(len(wire_M), -1, dtype=np.int64)
 
-    def at_least(seconds_M: Floats, index: int | None) -> None:
-        slower_M = seconds_M > wire_M
-        wire_M[slower_M] = seconds_M[slower_M]
-        bound_M[slower_M] = -1 if index is None else index
+    def at_least(seconds_M: Floats, latency_s_M: Floats, index: int | None) -> None:
+        later_M = seconds_M + latency_s_M > end_M
+        wire_M[later_M], end_M[later_M] = seconds_M[later_M], (seconds_M + latency_s_M)[later_M]
+        bound_M[later_M] = -1 if index is None else index
 
     index = layout.index("nic")
-    at_least(loads.nic_s_M / (value_P[index] if index is not None else (nic or 1.0)), index)
-    at_least(loads.scale_up_s_M / value_P[layout.names.index("scale_up")], layout.index("scale_up"))
+    at_least(loads.nic_s_M / (value_P[index] if index is not None else (nic or 1.0)), loads.nic_latency_s_M, index)
+    at_least(
+        loads.scale_up_s_M / value_P[layout.names.index("scale_up")],
+        loads.scale_up_latency_s_M,
+        layout.index("scale_up"),
+    )
     for side in (0, 1):
         for where, there_M in (("in", ~loads.across_M), ("across", loads.across_M)):
             if (index := layout.index(f"sm{side}.{where}")) is not None:
                 with_M = there_M & (loads.combine_M == bool(side)) & (loads.sms_M > 0)
                 engine_s_M = loads.engine_bytes_M / (np.maximum(loads.sms_M, 1.0) * value_P[index])
-                at_least(np.where(with_M, engine_s_M, 0.0), index)
-    return wire_M, bound_M
+                at_least(np.where(with_M, engine_s_M, 0.0), np.where(with_M, loads.engine_latency_s_M, 0.0), index)
+    return wire_M, end_M - wire_M, bound_M
 
 
 def _hat(at_K: Floats, x_M: Floats, *, flat: bool) -> Floats:

@@ -14,7 +14,7 @@ from calibrate.fit.transfers import bytes_of_copy, machine, measured_s, scaled, 
 from calibrate.measurement import Measurement
 from moesim.calibration import Operation
 from moesim.collective.kernel_cost import busiest
-from moesim.network.bound import link_busy_s
+from moesim.network.bound import link_busy_s, smallest_latency
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +23,8 @@ Floats = NDArray[np.float64]
 class Loads:
     """Rows of one library [M]: seconds of the fullest NIC and scale-up link at nominal rates, bytes of the fullest copy engine.
 
-    `messages_M`, `message_bytes_M`, `rank_bytes_M`: messages of the busiest rank, bytes of one, bytes of all;
+    `nic_latency_s_M`, `scale_up_latency_s_M`, `engine_latency_s_M`: the smallest latency of the flows on that link;
+    `latency_s_M`: the largest of all flows. `messages_M`, `message_bytes_M`, `rank_bytes_M`: messages of the busiest rank, bytes of one, bytes of all;
     `copy_bytes_M`: bytes of one copy; `experts_M`: of the group; `combine_M`: which operation;
     `across_M`: whether there are several nodes.
     """
@@ -31,6 +32,9 @@ class Loads:
     nic_s_M: Floats
     scale_up_s_M: Floats
     engine_bytes_M: Floats
+    nic_latency_s_M: Floats
+    scale_up_latency_s_M: Floats
+    engine_latency_s_M: Floats
     latency_s_M: Floats
     messages_M: Floats
     message_bytes_M: Floats
@@ -65,14 +69,14 @@ def _loads_of(measurement: Measurement) -> tuple[Any, ...]:
     bandwidth = np.array([link.bandwidth_bytes_per_s for link in cluster.links])
     tier = np.array([link.tier for link in cluster.links])
     num_engines = 4 * cluster.num_devices  # in and out, dispatch and combine
-    busy = link_busy_s(flows.paths, flows.bytes_F, np.concatenate([bandwidth, np.ones(num_engines)]))
-    links, engines = busy[: len(bandwidth)], busy[len(bandwidth) :]
-    inside = tier == "scale_up"
+    rates = np.concatenate([bandwidth, np.ones(num_engines)])
+    busy, latency = link_busy_s(flows.paths, flows.bytes_F, rates), smallest_latency(flows, len(rates))
+    kind = np.concatenate([np.where(tier == "scale_up", "scale_up", "nic"), np.full(num_engines, "engine")])
+    fullest = [_fullest(busy[kind == name], latency[kind == name]) for name in ("nic", "scale_up", "engine")]
     messages, rank_bytes = busiest(flows)
     return (
-        links[~inside].max(initial=0.0),
-        links[inside].max(initial=0.0),
-        engines.max(initial=0.0),
+        *(seconds for seconds, _ in fullest),
+        *(latency_s for _, latency_s in fullest),
         float(flows.latency_F.max(initial=0.0)),
         messages,
         max(rank_bytes / max(messages, 1), 1.0),
@@ -86,6 +90,14 @@ def _loads_of(measurement: Measurement) -> tuple[Any, ...]:
         operation == "combine",
         measured_s(measurement),
     )
+
+
+def _fullest(busy: Floats, latency: Floats) -> tuple[float, float]:
+    """Load of the fullest link and the latency on it; zeros where there is no link."""
+    if not len(busy):
+        return 0.0, 0.0
+    first = int(np.argmax(busy))
+    return float(busy[first]), float(latency[first])
 
 
 def operation_of(measurement: Measurement) -> Operation:

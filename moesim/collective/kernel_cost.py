@@ -15,15 +15,18 @@ from moesim.network.flow import Flows
 
 
 class CallSize(NamedTuple):
-    """What a kernel's costs are read at: messages and bytes of the busiest rank, bytes of a copy, experts of the group."""
+    """What a kernel's costs are read at: messages and bytes of the busiest rank, bytes of a copy, experts and ranks of the group."""
 
     messages: int
     rank_bytes: float
     copy_bytes: float
     experts: int
+    ranks: int
 
     def along(self, curve: Curve) -> float:
-        """Bytes a message, or all bytes of the busiest rank, as the curve says."""
+        """Ranks, bytes a message, or all bytes of the busiest rank, as the curve says."""
+        if curve.against == "ranks":
+            return float(self.ranks)
         return self.rank_bytes / max(self.messages, 1) if curve.against == "message_bytes" else self.rank_bytes
 
 
@@ -63,15 +66,16 @@ def kernel_cost_s(
     *,
     copy_bytes: float = 0.0,
     experts: int = 0,
+    ranks: int = 1,
 ) -> float:
     """What the operation costs on top of its flows when they start together.
 
     fixed_s + added_s + wire time x (slowdown - 1), and no less than what `floor_s` leaves beyond the flows' own bound.
-    `experts` is 0 where their number is not known.
+    `experts` (0: not known) and `ranks` are those of one group.
     """
     seconds = fixed_s
     if depends_on_size(profile):
-        size = CallSize(*busiest(flows), copy_bytes, experts)
+        size = CallSize(*busiest(flows), copy_bytes, experts, ranks)
         seconds += added_s(profile, size)
         if (factor := slowdown(profile, size)) > 1.0:
             seconds += float(link_busy_s(flows.paths, flows.bytes_F, bandwidth).max(initial=0.0)) * (factor - 1.0)

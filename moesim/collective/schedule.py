@@ -129,6 +129,7 @@ class CollectiveBuilder:
             floor_s,
             copy_bytes=self.bytes_per_copy[operation] if copy_bytes is None else copy_bytes,
             experts=self.experts if experts is None else experts,
+            ranks=self.group_size,
         )
 
     def extrapolated(self) -> list[str]:

@@ -18,6 +18,7 @@ from moesim.model import MoEModel
 from moesim.parallelism import ParallelDims
 from moesim.placement import ExpertPlacement
 from moesim.plan_file import Plan
+from moesim.result import SimulationResult
 
 Content = bytes | Callable[[Path], None]
 """Bytes of a file, or what writes a file or folder too large for memory under the path it is given."""
@@ -62,11 +63,15 @@ class LayerTraffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Where the plan runs: rank i is device i. `traffic(ordinal)` counts the scenario's steps under the plan."""
+    """Where the plan runs: rank i is device i.
+
+    `traffic(ordinal)` counts the scenario's steps under the plan; `replay()` simulates them.
+    """
 
     cluster: Cluster
     dims: ParallelDims
     traffic: Callable[[int], LayerTraffic]
+    replay: Callable[[], SimulationResult]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,16 +15,19 @@ from moesim.planner.product_keys import KeyGrid
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+MOST_TOKENS = 8192  # that cuts are judged on
 _DIRECTIONS = 4  # of affinity, each a candidate cut
-_ITERATIONS = 12  # of the power method: any mixture of the leading directions will do
+_ITERATIONS = 8  # of the power method: any mixture of the leading directions will do
 
 
 def tiles_of_nodes(experts_TK: NDArray[np.int32], load_E: Floats, grid: KeyGrid, share_N: Floats) -> Ints:
     """The node of each expert, int64 [E]: tiles of the grid that carry about `share_N` of the load each.
 
-    Cuts are judged on the tokens given (-1 = none). Same arguments, same answer.
+    Nodes are numbered so that neighbours come from the same late cuts. Cuts are judged on some of the tokens given (-1 =
+    none). Same arguments, same answer.
     """
-    pins_I, search_I = _searches(experts_TK, grid.rows, grid.columns)
+    some_TK = experts_TK[:: max(1, -(-len(experts_TK) // MOST_TOKENS))]
+    pins_I, search_I = _searches(some_TK, grid.rows, grid.columns)
     node_E = np.zeros(grid.rows * grid.columns, dtype=np.int64)
     node_RC, load_RC = node_E.reshape(grid), load_E.reshape(grid)
     whole = (np.arange(grid.rows), np.arange(grid.columns), pins_I, search_I, 0, share_N.size)
@@ -141,9 +144,16 @@ def _add_pairs(affinity_XX, place_I, search_I):  # type: ignore[no-untyped-def]
         start = end
 
 
-def _directions(affinity_XX: NDArray[np.float32]) -> list[Floats]:
-    """Values of rows [X] along the leading directions of the affinity divided by degrees, beside the trivial one."""
-    degree_X = affinity_XX.sum(axis=1) + 1e-6
+def _directions(whole_XX: NDArray[np.float32]) -> list[Floats]:
+    """Values of rows [X] along the leading directions of the affinity divided by degrees, beside the trivial one.
+
+    Rows that no search ties to another have value 0.
+    """
+    used = np.flatnonzero(whole_XX.any(axis=1))
+    if used.size < 3:
+        return [np.arange(len(whole_XX), dtype=np.float64)]
+    affinity_XX = whole_XX if used.size == len(whole_XX) else whole_XX[np.ix_(used, used)]
+    degree_X = affinity_XX.sum(axis=1)
     scale_X = 1.0 / np.sqrt(degree_X)
     scaled_XX = affinity_XX * scale_X[:, None] * scale_X[None, :]
     size = degree_X.size
@@ -154,7 +164,9 @@ def _directions(affinity_XX: NDArray[np.float32]) -> list[Floats]:
         basis_XC = basis_XC - trivial_X[:, None] * (trivial_X @ basis_XC)[None, :]
         basis_XC = np.linalg.qr(basis_XC)[0]
         basis_XC = scaled_XX @ basis_XC + basis_XC  # shifted: affinities also have negative eigenvalues
-    return [column_X.astype(np.float64) * scale_X for column_X in basis_XC.T]
+    answer = np.zeros((number, len(whole_XX)))
+    answer[:, used] = basis_XC.T * scale_X
+    return list(answer)
 
 
 def _level(value_X: Floats, load_X: Floats, share: float) -> tuple[NDArray[np.bool_], float]:

@@ -270,7 +270,7 @@ def _fixed(
             messages, _ = busiest(builder.flows(legs, operation)[0])
             copy_bytes = builder.bytes_per_copy[operation]
             rank_bytes = max(float(tokens_S.mean()) * min(top_k, messages) * copy_bytes, 1.0)
-            call = CallSize(messages, rank_bytes, copy_bytes, builder.experts)
+            call = CallSize(messages, rank_bytes, copy_bytes, builder.experts, size)
             extra_s, factor = extra_s + added_s(profile, call), slowdown(profile, call)
         extra.append(extra_s)
         slower.append(factor)

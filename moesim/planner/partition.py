@@ -26,19 +26,26 @@ def has_mtkahypar() -> bool:
 
 
 def partition(
-    graph: Hypergraph, share_N: NDArray[np.float64], slots_N: Ints, seed: int, *, thorough: bool = True
+    graph: Hypergraph,
+    share_N: NDArray[np.float64],
+    slots_N: Ints,
+    seed: int,
+    *,
+    thorough: bool = True,
+    most_edges: int = MOST_EDGES,
 ) -> Ints:
     """The node of each expert, int64 [E]; node n takes about `share_N[n]` of the load and at most `slots_N[n]` experts.
 
     `share_N` sums to 1, `slots_N` to at least the experts. The load cap gives way where the largest experts do not fit
-    under it; the cap on experts does not. Not `thorough`: without Mt-KaHyPar. Same arguments, same answer.
+    under it; the cap on experts does not. Not `thorough`: without Mt-KaHyPar, which sees `most_edges` edges. Same arguments,
+    same answer.
     """
     cap_N = np.ceil((1.0 + LOAD_SLACK) * share_N * graph.load_E.sum()).astype(np.int64)
     cap_N = np.maximum(cap_N, graph.load_E.max())
     first_E = _spread(graph.load_E, share_N, slots_N)
     best_E = refine(graph, first_E, cap_N, slots_N)
     if thorough and graph.num_nodes > 1 and graph.num_edges > 0 and has_mtkahypar():
-        parted_E = _fitted(graph.load_E, _mtkahypar(graph, cap_N, seed), slots_N)
+        parted_E = _fitted(graph.load_E, _mtkahypar(graph, cap_N, seed, most_edges), slots_N)
         parted_E = refine(graph, parted_E, cap_N, slots_N)
         if _badness(graph, parted_E, cap_N) < _badness(graph, best_E, cap_N):
             best_E = parted_E
@@ -78,7 +85,7 @@ def _engine() -> Any:  # Any: mtkahypar has no types
     return mtkahypar, mtkahypar.initialize(1, False)
 
 
-def _mtkahypar(graph: Hypergraph, cap_N: Ints, seed: int) -> Ints:
+def _mtkahypar(graph: Hypergraph, cap_N: Ints, seed: int, most_edges: int) -> Ints:
     """The partition by Mt-KaHyPar: km1, individual caps, every node's own vertex fixed to it; on a part of the edges."""
     library, engine = _engine()
     library.set_seed(seed % (1 << 31))
@@ -87,7 +94,7 @@ def _mtkahypar(graph: Hypergraph, cap_N: Ints, seed: int) -> Ints:
     context.logging = False
     context.set_individual_target_block_weights((cap_N + 1).tolist())  # one for the node's own vertex
     pins = graph.pins_I.tolist()
-    kept = range(0, graph.num_edges, -(-graph.num_edges // MOST_EDGES))
+    kept = range(0, graph.num_edges, -(-graph.num_edges // most_edges))
     edges = [pins[graph.offsets_M1[edge] : graph.offsets_M1[edge + 1]] for edge in kept]
     weights = [*graph.load_E.tolist(), *([1] * graph.num_nodes)]
     size = graph.num_experts + graph.num_nodes

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from moesim.scenario import Scenario, make_scenario
 from moesim.setting import override_devices
 from moesim.study.plan_traffic import TrafficCounter
 from moesim.study.planning import plan as make_plan
+from moesim.study.simulating import simulate_plan
 from moesim.topology import GRAPH_SUFFIXES, load_topology
 
 _FILES = (".yaml", ".yml", *GRAPH_SUFFIXES)
@@ -179,7 +181,9 @@ def _site(plan: Plan, scenario: Scenario) -> Site:
             f"the plan places experts on {plan.num_devices} devices, but the scenario has ep={dims.ep}; plan again for it"
         )
     counter = TrafficCounter(plan, scenario)
-    return Site(cluster=cluster, dims=dims, traffic=counter.layer)
+    return Site(
+        cluster=cluster, dims=dims, traffic=counter.layer, replay=functools.partial(simulate_plan, plan, scenario)
+    )
 
 
 def _found(scenario: Scenario, text: str) -> str:

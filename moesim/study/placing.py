@@ -24,10 +24,7 @@ def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tupl
     section = setting.scenario.placement
     if section.plan is not None:
         stored = load_plan(setting.scenario.resolve_path(section.plan))
-        check_plan(stored, setting)
-        policy = setting.scenario.dispatch.replica or stored.replica_policy
-        work = make_work_plan(setting, stored.placements, policy)
-        return stored.strategy, with_factors(work, stored.capacity_factors), stored.notes
+        return stored.strategy, work_of(stored, setting), stored.notes
     name = section.strategy or BASELINE
     answer = place_experts(setting, name, problem_for([name], setting, window))
     return (
@@ -35,6 +32,13 @@ def placed(setting: Setting, window: Window | None) -> tuple[str, WorkPlan, tupl
         make_work_plan(setting, answer.placements, policy_of(setting, name)),
         placement_notes(setting, answer, window),
     )
+
+
+def work_of(stored: Plan, setting: Setting) -> WorkPlan:
+    """The work plan of a plan; raises InputError where it is for another model or number of devices."""
+    check_plan(stored, setting)
+    policy = setting.scenario.dispatch.replica or stored.replica_policy
+    return with_factors(make_work_plan(setting, stored.placements, policy), stored.capacity_factors)
 
 
 def with_factors(work: WorkPlan, factors: tuple[float, ...]) -> WorkPlan:

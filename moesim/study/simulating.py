@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from moesim.compute import expert_sentences
 from moesim.memory import check_fit
 from moesim.overlap import overlap_sentences
+from moesim.plan_file import Plan
 from moesim.result import FaultResult, SimulationResult
 from moesim.routing import DealtStep
 from moesim.scenario import Scenario
 from moesim.setting import Setting, load_setting
 from moesim.simulation.replay import replay
 from moesim.step_work import StepWork, WorkPlan
-from moesim.study.placing import placed
+from moesim.study.placing import placed, work_of
 from moesim.study.work_plan import make_work_plan, sms_of
 from moesim.training import train
 from moesim.units import format_time
@@ -27,6 +28,12 @@ def simulate(scenario: Scenario, *, on_progress: OnProgress | None = None) -> Si
     strategy, work, notes = placed(setting, window=None)
     result = replayed(setting, work, strategy, setting.steps(), notes, on_progress)
     return _beside_healthy(setting, work, result, on_progress) if scenario.faults else result
+
+
+def simulate_plan(plan: Plan, scenario: Scenario) -> SimulationResult:
+    """Replay the scenario's steps under a plan, whatever placement the scenario names."""
+    setting = load_setting(scenario)
+    return replayed(setting, work_of(plan, setting), plan.strategy, setting.steps(), plan.notes, None)
 
 
 def replayed(

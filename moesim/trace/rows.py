@@ -53,10 +53,14 @@ class CountRows:
 
 @dataclass(frozen=True, slots=True)
 class TraceRows:
-    """A trace on its way into a file: the header it will carry, and its rows in the file's order."""
+    """A trace on its way into a file: the header it will carry, and its rows in the file's order.
+
+    `is_checked` where every row has passed RowChecks of such a header on its way here: it need not do so again.
+    """
 
     info: TraceInfo
     rows: Iterable[TokenRows | CountRows]
+    is_checked: bool = False
 
 
 class RowChecks:
@@ -65,7 +69,8 @@ class RowChecks:
     def __init__(self, info: TraceInfo, source: str) -> None:
         """`source` names the file in messages."""
         self._info, self._source = info, source
-        self._layers = np.array(info.layers)
+        self._is_layer = np.zeros(2**15, np.bool_)
+        self._is_layer[list(info.layers)] = True
         self._last: tuple[int, ...] | None = None
         self._next_row = 0
 
@@ -99,8 +104,8 @@ class RowChecks:
             raise self._refuse(rows, first_row, index, f"{name} {value_W[index]} is outside 0..{end - 1}")
 
     def _listed_layers(self, rows: TokenRows | CountRows, first_row: int) -> None:
-        found_W = np.searchsorted(self._layers, rows.layer_W)
-        wrong_W = self._layers[np.minimum(found_W, len(self._layers) - 1)] != rows.layer_W
+        wrong_W = ~self._is_layer[rows.layer_W]  # a negative layer counts from the end of the table, so look again
+        wrong_W |= rows.layer_W < 0
         if wrong_W.any():
             raise self._refuse(rows, first_row, int(wrong_W.argmax()), "its layer is not one of the trace's layers")
 
@@ -109,8 +114,8 @@ class RowChecks:
     ) -> None:
         wrong_W = np.full(len(rows) - 1, strictly)
         for key_W in reversed(keys):
-            change_W = np.sign(np.diff(key_W.astype(np.int64)))
-            wrong_W = (change_W < 0) | ((change_W == 0) & wrong_W)
+            before_W, after_W = key_W[:-1], key_W[1:]
+            wrong_W = (after_W < before_W) | ((after_W == before_W) & wrong_W)
         if wrong_W.any():
             raise self._refuse(rows, first_row, int(wrong_W.argmax()) + 1, self._order_reason(strictly))
         first = tuple(int(key_W[0]) for key_W in keys)

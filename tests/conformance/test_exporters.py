@@ -14,8 +14,8 @@ from tests.strategies.plan import plan_of
 from tests.strategies.scenario import tiny_scenario
 
 NAMES = (
-    "astra-sim chakra deepspeed hf-checkpoint jax kubernetes maxtext megatron nccl-alltoallv omni-infer openmpi sglang "
-    "slurm tensorrt-llm torchrun torchtitan tutel vllm vllm-ascend"
+    "astra-sim chakra chrome deepspeed hf-checkpoint jax kubernetes maxtext megatron nccl-alltoallv omni-infer openmpi "
+    "perfetto sglang slurm tensorrt-llm torchrun torchtitan tutel vllm vllm-ascend"
 )
 ENDING = {"omni-infer": ".npy", "tensorrt-llm": ".yaml"}
 NO_REPLICAS = ("deepspeed", "hf-checkpoint", "maxtext", "megatron", "torchtitan", "tutel", "vllm")

@@ -28,7 +28,12 @@ PLAN = plan_of((IDENTITY, IDENTITY), 16)
 
 def site(topology="dgx-h100-superpod", ep=16, **parameters):
     cluster = load_topology(topology, **(parameters or {"nodes": 2}))
-    return Site(cluster=cluster, dims=ParallelDims.for_world(cluster.num_devices, ep=ep), traffic=lambda _: None)
+    return Site(
+        cluster=cluster,
+        dims=ParallelDims.for_world(cluster.num_devices, ep=ep),
+        traffic=lambda _: None,
+        replay=lambda: None,
+    )
 
 
 def ranks(target, out, where=None, **options):

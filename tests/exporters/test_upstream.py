@@ -1,4 +1,7 @@
-"""Loaders of other projects, where installed, read our files (`pip install --no-deps sglang` is enough)."""
+"""Loaders of other projects, where installed, read our files.
+
+`pip install --no-deps sglang HolisticTraceAnalysis` and `pip install pandas plotly psutil` are enough.
+"""
 
 import importlib.util
 import json
@@ -9,8 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import moesim
+from tests.checkpoint.test_permute import read
+from tests.exporters.test_checkpoints import plan_with_groups, tiny_folder
 from tests.exporters.test_serving import MODEL
 from tests.strategies.plan import exported, plans
+from tests.strategies.scenario import tiny_scenario
 
 pytestmark = pytest.mark.upstream
 
@@ -75,3 +82,29 @@ def test_sglang_loads_the_plan_on_every_rank(sglang_loader, tmp_path, plan):
                 row[slot] == expert for row, of in zip(slots, chosen, strict=True) for expert, slot in enumerate(of)
             )
     assert json.loads(out.read_text())["physical_to_logical_map"] == slots
+
+
+def test_hta_reads_a_trace_of_every_rank_and_tells_communication_from_computation(tmp_path):
+    """TraceAnalysis finds 16 ranks; its times of the two kinds are those of the simulated spans, to its microseconds."""
+    analysis = pytest.importorskip("hta.trace_analysis")
+    scenario = tiny_scenario(tmp_path)
+    made = moesim.export(moesim.plan(scenario, "contiguous"), "chrome", tmp_path / "hta" / "t.json", scenario=scenario)
+    traces = analysis.TraceAnalysis(trace_dir=str(tmp_path / "hta"))
+    assert list(range(16)) == sorted(traces.t.traces) and 16 == len(made.files)
+    kinds, _ = traces.get_gpu_kernel_breakdown(visualize=False)
+    sums = dict(zip(kinds["kernel_type"], kinds["sum"], strict=True))
+    slices = [e for path in made.files for e in json.loads(path.read_text())["traceEvents"] if e["ph"] == "X"]
+    for kind, ours in (("COMMUNICATION", True), ("COMPUTATION", False)):
+        own = [event["dur"] for event in slices if event["name"].startswith("nccl") == ours]
+        assert abs(sums[kind] - sum(own)) <= 2 * len(own)  # it rounds begins up and ends down
+
+
+def test_safetensors_reads_the_exported_checkpoint(tmp_path):
+    """The reference library opens the permuted file; tensors are those our own reader finds."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    plan, source = plan_with_groups(1), tiny_folder(tmp_path / "old")
+    moesim.export(plan, "hf-checkpoint", tmp_path / "new", checkpoint=source)
+    theirs = safetensors.load_file(tmp_path / "new" / "model.safetensors")
+    ours = read(tmp_path / "new" / "model.safetensors")
+    assert sorted(ours) == sorted(theirs)
+    assert all((ours[name] == theirs[name]).all() for name in ours)

@@ -24,9 +24,9 @@ def read(
         raise InputError(f"{path} is a Parquet trace, which states its own layers; leave out --key and --layers")
     trace = open_trace(path)
     if model is None:
-        return TraceRows(trace.info, _rows(trace))
+        return TraceRows(trace.info, _rows(trace), is_checked=True)
     check_model(trace.info, model, str(path))
-    return TraceRows(trace.info.model_copy(update={"model": model.name}), _rows(trace))
+    return TraceRows(trace.info.model_copy(update={"model": model.name}), _rows(trace), is_checked=True)
 
 
 def _rows(trace: RoutingTrace) -> Iterator[TokenRows | CountRows]:
