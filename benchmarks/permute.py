@@ -59,7 +59,16 @@ def permute(source: Path, out: Path, layers: int, answer: "multiprocessing.Queue
     began, used = time.perf_counter(), time.process_time()
     permute_checkpoint(source, out, orders, num_experts=EXPERTS)
     seconds = time.perf_counter() - began, time.process_time() - used
-    answer.put((*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+    answer.put((*seconds, peak_bytes()))
+
+
+def peak_bytes() -> int:
+    """This process's own peak; on Linux getrusage's also counts the parent's, from before the program was started."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def check(source: Path, out: Path, order: np.ndarray) -> None:

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from _short_models import short_model, short_trace
 
-from moesim import load_model
 from moesim.errors import MoesimError
+from moesim.memory import slot_bytes
 from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_policy
 from moesim.routing import DealtStep
 from moesim.scenario import make_scenario
@@ -41,6 +41,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "PLANNING.md"
 BEGIN, END = "<!-- cells: python benchmarks/planning.py --write -->", "<!-- end of cells -->"
 EPLB = ("eplb_global", "eplb_hierarchical")
 BATCHES = {"prefill": (16, 128), "decode": (2, 8)}  # tokens a rank; traces have some 200 sequences to decode at once
+RULES = {"uneven slots": 1, "two speeds": 3, "memory limit": 3, "torus": 3}  # what breaks EPLB's: slots more a device
 FULL, MOST_PLANNED, MOST_READ = 0.85, 24, 200
 STAND_IN = "deepseek-v2-lite"  # under which routing of models without widths is replayed
 MODELS = {(32, 4): "gpt-oss-20b", (64, 6): "deepseek-v2-lite"}
@@ -127,9 +128,11 @@ def cells_of(trace: str, model: str, routing_only: bool, nodes: Sequence[int]) -
     fitting = [count for count in nodes if 8 * count <= experts]
     for count, kind, extra, batch in itertools.product(fitting, ("prefill", "decode"), (1, 2, 3), (0, 1)):
         yield Cell(kind=kind, nodes=count, extra=extra, tokens_per_rank=BATCHES[kind][batch], **common)
-    for rules, kind in itertools.product(("uneven slots", "two speeds", "torus"), ("prefill", "decode")):
-        if fitting and (rules != "torus" or experts >= 32):
-            yield Cell(kind=kind, nodes=fitting[0], extra=1, tokens_per_rank=BATCHES[kind][1], rules=rules, **common)
+    for rules, extra in RULES.items():
+        for kind in ("prefill", "decode") if fitting else ():
+            yield Cell(
+                kind=kind, nodes=fitting[:2][-1], extra=extra, tokens_per_rank=BATCHES[kind][1], rules=rules, **common
+            )
 
 
 def judge(cell: Cell, most_judged: int, work_limit: float = 1.0) -> Outcome | None:
@@ -142,6 +145,8 @@ def judge(cell: Cell, most_judged: int, work_limit: float = 1.0) -> Outcome | No
     steps = [step for step in setting.workload.steps((0, min(count, MOST_READ))) if step.fill >= FULL]
     if len(steps) < 2:
         return None
+    if cell.rules == "memory limit":
+        setting = _tight(setting, cell, steps)
     half = len(steps) // 2
     planned, judged = steps[max(0, half - MOST_PLANNED) : half], steps[half : half + most_judged]
     problem = pose(setting, planned, tokens=True, work_limit=work_limit)
@@ -166,6 +171,23 @@ def judge(cell: Cell, most_judged: int, work_limit: float = 1.0) -> Outcome | No
     )
 
 
+def _tight(setting: Setting, cell: Cell, steps: Sequence[DealtStep]) -> Setting:
+    """The setting with one device of each node that has room for as many slots as there are experts for each device."""
+    experts, devices = setting.model.num_experts, setting.dims.ep
+    in_order = place(
+        "contiguous", PlacementProblem(np.ones((setting.model.num_moe_layers, experts)), devices, 8, experts)
+    )
+    work = make_work_plan(setting, in_order.placements, "nearest")
+    parts = [StepWork(plan=work, dealt=step).memory_parts() for step in steps]
+    beside = max(sum(part.values()) - part["expert_weights"] for part in parts)
+    each = slot_bytes(setting.model, setting.weight_dtype) * setting.model.num_moe_layers
+    small = {"match": "*.dev0", "memory": int(beside + (experts // devices + 0.5) * each)}
+    scenario = cell.scenario()
+    scenario["memory"] = {"check": "refuse"}
+    scenario["cluster"] = {**setting.scenario.cluster.parameters, "topology": "dgx-h100-superpod", "devices": [small]}
+    return load_setting(make_scenario(scenario))
+
+
 def summary(outcomes: Sequence[Outcome]) -> list[str]:
     """Sentences on the targets."""
     plain = [outcome for outcome in outcomes if not outcome.cell.rules]
@@ -184,9 +206,12 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     told = sum(any("not worth it" in note for note in outcome.notes) for outcome in narrow)
     if narrow:
         lines.append(f'{told} of the {len(narrow)} cells with headroom below 3 % are answered "not worth it".')
-    for outcome in outcomes:
-        if outcome.cell.rules:
-            lines.append(f"{outcome.cell.rules}, {outcome.cell.kind}: {outcome.faster:+.1%}.")
+    for rules in RULES:
+        ruled = [outcome for outcome in outcomes if outcome.cell.rules == rules]
+        if ruled:
+            gains = [outcome.faster for outcome in ruled]
+            mean = math.expm1(sum(math.log1p(gain) for gain in gains) / len(gains))
+            lines.append(f"{rules}: {min(gains):+.1%} to {max(gains):+.1%} faster, geometric mean {mean:+.1%}.")
     far = [outcome for outcome in plain if outcome.cell.nodes == 8]
     if far:
         saved = [1.0 - outcome.topology_copies / outcome.eplb_copies for outcome in far]
@@ -253,6 +278,13 @@ def _opened(text: str, layers: int, folder: Path) -> tuple[str, str, bool]:
     return str(path), str(short_model(named or STAND_IN, layers, folder)), True
 
 
+def _sampled(cells: list[Cell], every: int) -> list[Cell]:
+    """All cells with rules and one in `every` of the others, drawn with a fixed seed, in their order."""
+    plain = [i for i, cell in enumerate(cells) if not cell.rules]
+    drawn = set(np.random.default_rng(0).permutation(plain)[::every].tolist())
+    return [cell for i, cell in enumerate(cells) if cell.rules or i in drawn]
+
+
 def _kept(cell: Cell, folder: Path | None, arguments: argparse.Namespace) -> Outcome | None:
     """The outcome of a cell, from the folder where it is there."""
     path = None if folder is None else folder / f"{_key(cell, arguments)}.json"
@@ -284,15 +316,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="judged steps of a cell")
     parser.add_argument("--layers", type=int, default=4, help="MoE layers of each trace and model")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where outcomes of cells are kept and found again")
-    parser.add_argument("--every", type=int, default=1, help="only every so manyth cell")
+    parser.add_argument("--every", type=int, default=1, help="only one in so many cells, those with rules all")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         layers = 1 if arguments.smoke else arguments.layers
         traces = [_opened(text, layers, Path(folder)) for text in (BUNDLED, *arguments.traces)]
-        cells = [cell for trace in traces for cell in cells_of(*trace, arguments.nodes)][:: arguments.every]
+        cells = [
+            cell for trace in traces for cell in _sampled(list(cells_of(*trace, arguments.nodes)), arguments.every)
+        ]
         if arguments.smoke:
-            cells = [dataclasses.replace(cells[0], kind="decode", nodes=1, tokens_per_rank=2)]
+            cells = [dataclasses.replace(cells[0], kind="decode", nodes=1, tokens_per_rank=2, rules="")]
         outcomes = []
         for cell in cells:
             outcome = _kept(cell, None if arguments.smoke else arguments.keep, arguments)

@@ -183,6 +183,12 @@ def shared(folder: Path) -> list[Recorded]:
     return [*found, recorded("deepseek_v2_lite", both, np.concatenate(sizes), np.concatenate(kinds), 64)]
 
 
+def fitted_knobs(name: str) -> dict[str, float]:
+    """The knobs of the shipped preset of a recording, without those that are the recording's own."""
+    own = ("tasks", "sequence_tokens")
+    return {key: value for key, value in PRESETS[name.replace("_", "-")].knobs.items() if key not in own}
+
+
 def main() -> None:
     """Print one line for each recording, the default knobs, the shipped preset and, unless --smoke, a fresh fit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -196,18 +202,11 @@ def main() -> None:
         if options.only not in like.name:
             continue
         _line(f"{like.name}, recorded", like.figures, None)
-        for name, knobs in {"default knobs": {}, "shipped preset": _preset(like.name)}.items():
-            if knobs is not None:
-                _line(name, *judged(like, knobs, JUDGE_SEEDS))
+        for name, knobs in {"default knobs": {}, "shipped preset": fitted_knobs(like.name)}.items():
+            _line(name, *judged(like, knobs, JUDGE_SEEDS))
         if not options.smoke:
             knobs = fit(like, options.tries, options.tries)
             _line(f"fitted {knobs}", *judged(like, knobs, JUDGE_SEEDS))
-
-
-def _preset(name: str) -> dict[str, float] | None:
-    preset = PRESETS.get(name.replace("_", "-"))
-    own = ("tasks", "task", "sequence_tokens")
-    return None if preset is None else {key: value for key, value in preset.knobs.items() if key not in own}
 
 
 def _line(name: str, figures: RoutingFigures, found: float | None) -> None:

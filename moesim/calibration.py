@@ -50,6 +50,7 @@ class KernelProfile(ProfilePart):
     """One communication kernel: its algorithm, default SM count, overlap chunk and the costs of its two operations.
 
     `nic`, `scale_up`: fractions of nominal rates this kernel reaches, where they are not the profile's common ones.
+    `valid_range`: what was measured of ranks, tokens_per_rank, hidden, bytes_per_rank (a send buffer) and sms.
     """
 
     algorithm: Literal["direct", "per_device", "node_dedup", "all_gather", "torus"]
@@ -59,6 +60,7 @@ class KernelProfile(ProfilePart):
     combine: OperationProfile
     nic: Figure | None = None
     scale_up: Figure | None = None
+    valid_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     def operation(self, name: Operation) -> OperationProfile:
         """Costs of that operation."""

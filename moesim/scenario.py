@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from moesim.errors import InputError, unknown_name
 from moesim.faults import Fault
 from moesim.faults import Kind as FaultKind
-from moesim.units import TINY, PositiveBytes, Seconds
+from moesim.units import TINY, BytesPerSecond, PositiveBytes, Seconds
 from moesim.yaml_file import read_yaml, validate
 
 FORMAT_VERSION = 1
@@ -266,9 +266,23 @@ class PlanSection(_Section):
 
 
 class MemorySection(_Section):
-    """What happens when a step does not fit into a device's memory: `refuse` the run, or `warn` and go on."""
+    """What happens when a step does not fit into a device's memory: `refuse` the run, or `warn` and go on.
+
+    With `expert_cache` (bytes of a device, over all layers) experts live in a slower tier, host memory for one: a device
+    keeps the hottest of its slots and fetches the others at `tier_bandwidth` when tokens come for them. Not in training.
+    """
 
     check: Literal["refuse", "warn"] = "refuse"
+    expert_cache: PositiveBytes | None = None
+    tier_bandwidth: BytesPerSecond | None = None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> "MemorySection":
+        if (self.expert_cache is None) != (self.tier_bandwidth is None):
+            raise ValueError(
+                "expert_cache and tier_bandwidth go together: bytes a device keeps, and the rate of the rest"
+            )
+        return self
 
 
 class FaultSection(_Section):

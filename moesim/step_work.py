@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moesim.capacity import DROPLESS, NO_COUNTS, Capacity, CapacityCounts, CappedRouting, total_counts
 from moesim.collective.schedule import Collective, CollectiveBuilder
 from moesim.compute import Cost, DeviceRates, expert_cost, matrix_cost, score_cost
+from moesim.expert_cache import ExpertCache
 from moesim.memory import (
     activation_bytes,
     cache_bytes,
@@ -23,7 +24,7 @@ from moesim.memory import (
     slots_of_devices,
     tightest_device,
 )
-from moesim.model import MoEModel
+from moesim.model import MoEModel, dtype_bytes
 from moesim.padding import fill_buffers, send_padding
 from moesim.placement import ExpertPlacement
 from moesim.routing import DealtStep
@@ -103,6 +104,7 @@ class WorkPlan:
     tp: int = 1
     etp: int = 1
     capacity_factors: tuple[float, ...] = ()  # one per layer, in place of `capacity`'s own; () = that for all
+    cache: ExpertCache | None = None  # None: every device holds all its slots in its own memory
 
     def capacity_of(self, ordinal: int | None) -> Capacity:
         """The capacity of a MoE layer; None: that of the layer which accepts most."""
@@ -126,6 +128,8 @@ class WorkPlan:
         """The device with least memory beside its expert slots, and the bytes of those slots."""
         slots_D, each = slots_of_devices(self.placements), slot_bytes(self.model, self.weight_dtype)
         memory_D = np.array([device.memory_bytes for device in self.builder.devices])
+        if self.cache is not None:
+            slots_D = np.minimum(slots_D, int(self.cache.cache_bytes // each))
         device = tightest_device(slots_D, each, memory_D)
         return device, float(slots_D[device % len(slots_D)] * each)
 
@@ -265,9 +269,14 @@ class StepWork:
             [placement.device_of_slot_P + g * plan.builder.group_size for g in range(len(traffic_G))]
         )
         expert_of_slot_P = np.tile(placement.expert_of_slot_P, len(traffic_G))
-        return expert_cost(
+        cost = expert_cost(
             load_P, device_P, plan.rates, _cut_experts(plan.model, plan.etp), plan.weight_dtype, expert_of_slot_P
         )
+        if plan.cache is None:
+            return cost
+        each = plan.model.expert_params * dtype_bytes(plan.weight_dtype) / plan.etp
+        fetch_s = plan.cache.fetch_s(ordinal, load_P, device_P, each, plan.num_devices)
+        return cost + Cost(fetch_s, fetch_s > 0)
 
     def _matrices(self, num_params: float, dtype: str) -> Cost:
         """All tokens of a tensor-parallel group through this device's share of the matrices."""

@@ -24,7 +24,7 @@ from training import Training
 
 DEFAULT_OUT = Path(__file__).resolve().parent / f"{NAME}.parquet"
 DEFAULT_TRAINING = Training(steps=1000, warm_up_steps=40)
-DEFAULT_TOKENS = 52_000  # in 4 MB
+DEFAULT_TOKENS = 49_000  # in 4 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

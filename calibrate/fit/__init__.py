@@ -79,7 +79,7 @@ def fit(
     for library in _by_rows(usable):
         rows = [m for m in usable if m.params.get("library") == library and m.operation in _transfers(library)]
         kernel, error = fit_kernel(rows, library, _sources(rows))
-        kernels[library] = kernel
+        kernels[library] = kernel.model_copy(update={"valid_range": _transfer_range(rows)})
         nic = kernel.nic.value if nic is None and kernel.nic is not None else nic
         curves.append(FittedCurve(name=f"{library} on {hardware}", error=error, valid_range=_transfer_range(rows)))
     experts = {}

@@ -150,9 +150,7 @@ def times(theta_P: Floats, layout: Layout, loads: Loads, nic: float | None) -> t
     return time_M + wire_M / reached_M, slope_MP
 
 
-def _wire(
-    value_P: Floats, layout: Layout, loads: Loads, nic: float | None
-) -> tuple[Floats, Floats, NDArray[np.int64]]:
+def _wire(value_P: Floats, layout: Layout, loads: Loads, nic: float | None) -> tuple[Floats, Floats, NDArray[np.int64]]:
     """Seconds of the slowest link or copy engine [M], what latency adds to them [M], and whose rate it is (-1: none) [M]."""
     wire_M, end_M = np.zeros(len(loads.time_M)), loads.latency_s_M.copy()  # a message's latency is the least there is
     bound_M = np.full(len(wire_M), -1, dtype=np.int64)

@@ -24,7 +24,8 @@ class Loads:
     """Rows of one library [M]: seconds of the fullest NIC and scale-up link at nominal rates, bytes of the fullest copy engine.
 
     `nic_latency_s_M`, `scale_up_latency_s_M`, `engine_latency_s_M`: the smallest latency of the flows on that link;
-    `latency_s_M`: the largest of all flows. `messages_M`, `message_bytes_M`, `rank_bytes_M`: messages of the busiest rank, bytes of one, bytes of all;
+    `latency_s_M`: the largest of all flows. `messages_M`, `message_bytes_M`, `rank_bytes_M`: messages of the busiest rank,
+    bytes of one, bytes of all;
     `copy_bytes_M`: bytes of one copy; `experts_M`: of the group; `combine_M`: which operation;
     `across_M`: whether there are several nodes.
     """

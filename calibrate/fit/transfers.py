@@ -291,14 +291,9 @@ def _draw(setup: Setup) -> NDArray[np.int32]:
 
 
 def _deal(setup: Setup) -> NDArray[np.int32]:
-    """Token i of every rank takes one expert of each rank of the i-th group of top_k ranks, or of all ranks in turn."""
-    token_T = np.arange(setup.tokens)[:, None]
-    choice_K = np.arange(setup.top_k)[None, :]
-    per_rank = max(setup.experts // setup.ranks, 1)
-    groups = max(setup.ranks // setup.top_k, 1)
-    rank_TK = token_T % groups * setup.top_k + choice_K if groups > 1 or setup.ranks >= setup.top_k else token_T * 0 + (
-        choice_K % setup.ranks
-    )
-    offset_TK = (token_T // groups + choice_K // setup.ranks) % per_rank
-    experts: NDArray[np.int32] = np.tile(rank_TK * per_rank + offset_TK, (setup.ranks, 1)).astype(np.int32)
-    return experts
+    """Token i of every rank takes one expert of each rank of the i-th group of top_k ranks; of all ranks where there are fewer."""
+    token_T1, choice_1K = np.arange(setup.tokens)[:, None], np.arange(setup.top_k)[None, :]
+    groups, per_rank = max(setup.ranks // setup.top_k, 1), max(setup.experts // setup.ranks, 1)
+    rank_TK = (token_T1 % groups * setup.top_k + choice_1K) % setup.ranks
+    offset_TK = (token_T1 // groups + choice_1K // setup.ranks) % per_rank
+    return np.tile(rank_TK * per_rank + offset_TK, (setup.ranks, 1)).astype(np.int32)

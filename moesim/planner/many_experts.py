@@ -1,10 +1,10 @@
 """A layer with too many experts for a table of experts by devices: few nodes a token, level loads, memory shared evenly.
 
-The experts that carry most load get a copy on every node, as far as slots reach; every other expert has one copy. Those
-that the sketch's tokens use often are vertices of their own, the others stay with the rest of their row of product keys,
-which tells where they will be used; `smooth_fan_out` puts vertices on nodes, and each node deals its experts to its devices
-by load. Work: tokens x top-k x nodes, and experts x log experts; nothing is as large as experts x devices.
-Array letters: T token, K top-k, E expert, V vertex, G group (row or column of keys), N node, D device, P slot.
+The experts that carry most load get a copy on every node, as far as slots reach; every other expert has one copy. With
+product keys every node starts with a tile of the grid (`key_tiles`), else with experts that are used together
+(`super_experts`); `smooth_fan_out` then moves those that the sketch's tokens use often, and each node deals its experts to
+its devices by load. Work: tokens x top-k x nodes, and experts x log experts; nothing is as large as experts x devices.
+Array letters: T token, K top-k, E expert, V expert that is often used, N node, D device, P slot.
 """
 
 import numpy as np
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from moesim.placement import ExpertPlacement, slots_per_device
 from moesim.planner.packing import pack_longest_first
 from moesim.planner.problem import PlacementProblem, TokenSketch
-from moesim.planner.product_keys import group_by_keys
+from moesim.planner.product_keys import group_by_keys, square_grid
 from moesim.planner.smooth_fan_out import spread_smoothly, vertex_tokens
+from moesim.planner.super_experts import NodeRoom, start_by_keys, start_by_use
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-LOAD_SLACK = 0.10  # a node's load may be this much above its share
-DEVICE_SLACK = 0.13  # a device's
+LOAD_SLACK = 0.12  # a node's load may be this much above its share
+DEVICE_SLACK = 0.15  # a device's
 FEW_TOKENS = 6  # of the sketch; an expert used less often tells nothing about itself
+THOROUGH = 2.0  # work limit from which tiles are dealt by Mt-KaHyPar
 _ROOM = 0.6  # of a node's slots for experts with load: idle ones beside them are what lets its devices be level
 
 
@@ -65,46 +67,67 @@ def _nodes(problem: PlacementProblem, sketch: TokenSketch | None, layer: int, ho
     if sketch is None or sketch.num_tokens == 0 or problem.num_nodes == 1:
         return node_E
     experts_TK = sketch.experts_LTK[layer]
-    weight_T = sketch.weight_T * sketch.window_weight_W[sketch.window_T]
     seen_E = np.bincount(experts_TK[experts_TK >= 0], minlength=num_experts)
     alone = np.flatnonzero((seen_E >= FEW_TOKENS) & (node_E == _NOWHERE))
-    group_E = group_by_keys(experts_TK, num_experts)
-    num_groups = 0 if group_E is None else int(group_E.max()) + 1
-    vertex_E = np.full(num_experts, -1, dtype=np.int64) if group_E is None else group_E.copy()
-    vertex_E[hot] = -1
-    vertex_E[alone] = num_groups + np.arange(alone.size)
-    there_E = vertex_E >= 0
-    num_vertices = num_groups + alone.size
-    load_V = _total(vertex_E[there_E], load_E[there_E], num_vertices)
-    size_V = np.bincount(vertex_E[there_E & (load_E > 0)], minlength=num_vertices).astype(np.float64)
+    group_E, room = group_by_keys(experts_TK, num_experts), _room(problem, load_E, hot, slots_N)
+    vertex_E = np.full(num_experts, -1, dtype=np.int64)
+    vertex_E[alone] = np.arange(alone.size)
+    num_vertices = alone.size
+    if group_E is not None:  # experts that are seldom used stay with those of their tile and row
+        _start_by_keys(node_E, problem, sketch, layer, room)
+        rare = np.flatnonzero((node_E >= 0) & (vertex_E < 0) & (load_E > 0))
+        together, vertex_A = np.unique(node_E[rare] * num_experts + group_E[rare], return_inverse=True)
+        vertex_E[rare] = num_vertices + vertex_A
+        num_vertices += together.size
     if num_vertices == 0:
         return node_E
-    if group_E is None:
-        start_V = _longest_first(load_V, slots_N.size)
-    else:
-        start_G = _longest_first(_total(group_E, load_E, num_groups), slots_N.size)
-        start_V = np.concatenate([start_G, start_G[group_E[alone]]])
+    there = np.flatnonzero(vertex_E >= 0)
     vertex_TK = np.where(experts_TK >= 0, vertex_E[experts_TK], -1)
-    share_N, room_N = _share(problem), (slots_N - hot.size).astype(np.float64)
-    hot_load_N = share_N * load_E[hot].sum()
-    most_load_N = np.maximum((1.0 + LOAD_SLACK) * share_N * load_E.sum() - hot_load_N, 0.0)
-    node_V = spread_smoothly(
-        start_V,
-        vertex_tokens(vertex_TK, num_vertices),
-        weight_T,
-        load_V,
-        size_V,
-        most_load_N,
-        room_N * max(_ROOM, min(1.0, 1.5 * float(size_V.sum()) / max(float(room_N.sum()), 1.0))),
-    )
-    node_E[there_E] = node_V[vertex_E[there_E]]
+    weight_T = sketch.weight_T * sketch.window_weight_W[sketch.window_T]
+    load_V = np.bincount(vertex_E[there], weights=load_E[there], minlength=num_vertices).astype(np.float64)
+    size_V = np.bincount(vertex_E[there], minlength=num_vertices).astype(np.float64)
+    if group_E is None:
+        start_V = start_by_use(vertex_TK, weight_T, load_V, room, _longest_first(load_V, slots_N.size))
+    else:
+        start_V = np.empty(num_vertices, dtype=np.int64)
+        start_V[vertex_E[there]] = node_E[there]
+    node_E[there] = spread_smoothly(
+        start_V, vertex_tokens(vertex_TK, num_vertices), weight_T, load_V, size_V, room.most_load_N, room.most_size_N
+    )[vertex_E[there]]
     return node_E
 
 
-def _total(place_E: Ints, load_E: Floats, size: int) -> Floats:
-    """Summed load of the experts of each place."""
-    total: Floats = np.bincount(place_E, weights=load_E, minlength=size).astype(np.float64)
-    return total
+def _start_by_keys(node_E: Ints, problem: PlacementProblem, sketch: TokenSketch, layer: int, room: NodeRoom) -> None:
+    """Give every expert that is not everywhere the node of its tile of the grid of keys."""
+    hot_E = node_E == _EVERYWHERE
+    load_E = np.where(hot_E, 0.0, problem.load_LE[layer])
+    experts_TK = sketch.experts_LTK[layer]
+    if hot_E.any():
+        experts_TK = np.where((experts_TK >= 0) & ~hot_E[experts_TK], experts_TK, np.int32(-1))
+    node_T = (sketch.source_T % problem.num_devices // problem.devices_per_node).astype(np.int64)
+    tile_E = start_by_keys(
+        experts_TK,
+        node_T,
+        load_E,
+        square_grid(problem.num_experts),
+        room,
+        problem.seed,
+        thorough=problem.work_limit >= THOROUGH,
+    )
+    node_E[~hot_E] = tile_E[~hot_E]
+
+
+def _room(problem: PlacementProblem, load_E: Floats, hot: Ints, slots_N: Ints) -> NodeRoom:
+    """What nodes take beside the experts that are everywhere."""
+    share_N = _share(problem)
+    most_load_N = share_N * ((1.0 + LOAD_SLACK) * load_E.sum() - load_E[hot].sum())
+    room_N = (slots_N - hot.size).astype(np.float64)
+    enough = 1.5 * np.count_nonzero(load_E > 0) / max(float(room_N.sum()), 1.0)
+    return NodeRoom(
+        share_N=share_N,
+        most_load_N=np.maximum(most_load_N, 0.0),
+        most_size_N=room_N * max(_ROOM, min(1.0, enough)),
+    )
 
 
 def _longest_first(load_V: Floats, num_nodes: int) -> Ints:

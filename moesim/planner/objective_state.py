@@ -100,7 +100,8 @@ def make_state(
         copies_E=placement.replicas_E.astype(np.int32),
         slots_EC=slots_EC,
         near_ED=np.full((placement.num_experts if policy == "nearest" else 0, devices), -1, dtype=np.int32),
-        share_NP=live_shares(placement) if policy == "split" else np.zeros((0, 0)),
+        # one memory layout for all: each other one would be compiled anew
+        share_NP=np.array(live_shares(placement), order="C") if policy == "split" else np.zeros((0, 0)),
         policy=POLICIES.index(policy),
         key=key,
         load_WGP=np.zeros((windows, groups, placement.num_slots)),

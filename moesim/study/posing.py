@@ -111,7 +111,8 @@ def _slots_that_fit(
     devices with fewest slots that have room.
     """
     size, layers = setting.dims.ep, setting.model.num_moe_layers
-    if setting.training or setting.scenario.memory.check != "refuse":
+    memory_section = setting.scenario.memory
+    if setting.training or memory_section.check != "refuse" or memory_section.expert_cache is not None:
         return _filled(slots_per_device(setting.num_slots, size), ~dead_D * np.int64(setting.num_slots))
     each = slot_bytes(setting.model, setting.weight_dtype) * layers
     parts = [StepWork(plan=work, dealt=step).memory_parts() for step in steps]

@@ -14,10 +14,11 @@ from moesim.scenario import Scenario
 from moesim.setting import Setting, load_setting
 from moesim.simulation.replay import replay
 from moesim.step_work import StepWork, WorkPlan
+from moesim.study.measured_range import StepSizes, beyond_measured
 from moesim.study.placing import placed, work_of
 from moesim.study.work_plan import make_work_plan, sms_of
 from moesim.training import train
-from moesim.units import format_time
+from moesim.units import format_bytes, format_rate, format_time
 
 OnProgress = Callable[[str, int], None]
 
@@ -45,9 +46,10 @@ def replayed(
     on_progress: OnProgress | None,
 ) -> SimulationResult:
     """The result of these steps under a work plan; a training step goes through its pipeline."""
-    network = setting.scenario.network
+    network, sizes = setting.scenario.network, StepSizes()
+    steps = sizes.watch(steps, work.num_devices, setting.num_slots)
     if setting.training:
-        return train(
+        result = train(
             setting,
             functools.partial(make_work_plan, setting, work.placements, work.replica_policy),
             steps,
@@ -55,17 +57,19 @@ def replayed(
             assumptions=_assumptions(setting, work) + notes,
             on_stage=None if on_progress is None else lambda done: on_progress(strategy, done),
         )
-    result = replay(
-        work,
-        _fitting(setting, work, steps),
-        strategy=strategy,
-        fidelity=network.fidelity,
-        tolerance=network.tolerance,
-        assumptions=_assumptions(setting, work) + notes,
-        provenance=setting.provenance(),
-        on_step=None if on_progress is None else lambda done: on_progress(strategy, done),
-    )
-    return result
+    else:
+        result = replay(
+            work,
+            _fitting(setting, work, steps),
+            strategy=strategy,
+            fidelity=network.fidelity,
+            tolerance=network.tolerance,
+            assumptions=_assumptions(setting, work) + notes,
+            provenance=setting.provenance(),
+            on_step=None if on_progress is None else lambda done: on_progress(strategy, done),
+        )
+    beyond = beyond_measured(setting, work, sizes)
+    return result.model_copy(update={"assumptions": (*result.assumptions, *beyond)}) if beyond else result
 
 
 def _beside_healthy(
@@ -105,6 +109,12 @@ def _assumptions(setting: Setting, work: WorkPlan) -> tuple[str, ...]:
     if not setting.decode and not setting.training:
         sentences.append("prefill attention: a rank's tokens are one causal chunk, each seeing half of it on average")
     sentences.append(f"replica policy: {work.replica_policy}")
+    if work.cache is not None:
+        sentences.append(
+            f"experts live in a slower tier ({format_rate(work.cache.tier_bytes_per_s)} to each device), the hottest "
+            f"{format_bytes(work.cache.cache_bytes)} a device stay: {work.cache.kept_share:.1%} of (token, expert) pairs of "
+            "the planning window find them there, the others wait for their expert's weights before it computes"
+        )
     sentences += overlap_sentences(
         setting.scenario.mode.overlap, setting.model, sms_of(setting), setting.cluster.devices
     )

@@ -10,7 +10,9 @@ from moesim.collective.link_table import build_link_table
 from moesim.collective.schedule import CollectiveBuilder
 from moesim.compute import DeviceRates
 from moesim.errors import InputError
+from moesim.expert_cache import ExpertCache, pin_hottest
 from moesim.faults import Health, weakened
+from moesim.memory import slot_bytes
 from moesim.overlap import communication_sms
 from moesim.placement import ExpertPlacement
 from moesim.setting import Setting
@@ -66,6 +68,7 @@ def make_work_plan(
         communication_sms=communication_sms(scenario.mode.overlap, sms_of(setting), setting.cluster.devices),
         tp=setting.dims.tp,
         etp=setting.dims.etp,
+        cache=_cache(setting, placements),
     )
     eras = [
         Era(
@@ -76,6 +79,22 @@ def make_work_plan(
         for health in later
     ]
     return dataclasses.replace(work, later=tuple(eras))
+
+
+def _cache(setting: Setting, placements: tuple[ExpertPlacement, ...]) -> ExpertCache | None:
+    """What devices keep of experts that live elsewhere: the hottest of the planning window, else of the judged steps."""
+    memory = setting.scenario.memory
+    if memory.expert_cache is None or memory.tier_bandwidth is None:
+        return None
+    if setting.training:
+        raise InputError("memory.expert_cache is for decode and prefill; a training step changes all weights it holds")
+    return pin_hottest(
+        placements,
+        setting.loads(setting.scenario.compare.plan_steps),
+        slot_bytes(setting.model, setting.weight_dtype),
+        memory.expert_cache,
+        memory.tier_bandwidth,
+    )
 
 
 def _builder(setting: Setting, health: Health, ranks: Ranks | None = None) -> CollectiveBuilder:

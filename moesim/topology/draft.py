@@ -45,7 +45,9 @@ def draft_topology(claims: Sequence[Claims], name: str, fill: Claims | None = No
     is_torus = any(one.is_torus for one in claims)
     ways, of = _switches(claims)
     if ways:
-        facts = {**switch_facts(ways, of), **facts}
+        found = switch_facts(ways, of)
+        _check_agree("nodes", facts.get("nodes", found["nodes"]), found["nodes"])
+        facts = {**found, **facts}
     facts = _with_device_ports(facts)
     shape, wanted = _shape(facts, is_graph=bool(graphs), is_torus=is_torus, has_switches=bool(ways))
     file = claims[0].file
@@ -55,7 +57,7 @@ def draft_topology(claims: Sequence[Claims], name: str, fill: Claims | None = No
         facts = {"nodes": Said(1, "derived", f"{file}: one node"), **facts}
     if fill is not None:
         facts = {**_assumed(fill, wanted), **facts}
-    notes = (*(note for one in claims for note in one.notes), *_unused_ports(facts, wanted))
+    notes = (*(note for one in claims for note in one.notes), *_left_out(claims), *_unused_ports(facts, wanted))
     missing = tuple(key for key in wanted if key not in facts)
     kept = [key for key in (*wanted, *_OPTIONAL) if key in facts and (shape == "rail_fat_tree" or key not in _OPTIONAL)]
     data = _nested(name, shape, {key: facts[key] for key in kept}, notes)
@@ -87,12 +89,17 @@ def _merged(claims: Sequence[Claims]) -> dict[str, Said]:
             if _agree(first, said):
                 continue
             if key in _MUST_AGREE:
-                raise InputError(
-                    f"{key} is {first.shown(key)} ({first.source}) but {said.shown(key)} ({said.source}); "
-                    f"the files are of different machines, or one is outdated"
-                )
+                _check_agree(key, first, said)
             facts[key] = replace(first, source=f"{first.source}; {one.file} says {said.shown(key)}")
     return facts
+
+
+def _check_agree(key: str, first: Said, said: Said) -> None:
+    if not _agree(first, said):
+        raise InputError(
+            f"{key} is {first.shown(key)} ({first.source}) but {said.shown(key)} ({said.source}); "
+            f"the files are of different machines, or one is outdated"
+        )
 
 
 def _agree(one: Said, other: Said) -> bool:
@@ -117,6 +124,18 @@ def _switches(claims: Sequence[Claims]) -> tuple[Mapping[str, tuple[str, ...]], 
         if not shared:
             raise InputError(f"{first.file} and {other.file} have no node in common; they name nodes differently")
     return first.switches, first.file
+
+
+def _left_out(claims: Sequence[Claims]) -> Iterator[str]:
+    """Which file's nodes are taken where several files name others."""
+    first, *others = [one for one in claims if one.switches] or [None]
+    for other in others:
+        if first is not None and other is not None and other.switches.keys() != first.switches.keys():
+            shared = sum(node in first.switches for node in other.switches)
+            yield (
+                f"the {len(first.switches)} nodes of {first.file} are taken; {other.file} has {len(other.switches)}, "
+                f"{shared} of them the same"
+            )
 
 
 def _with_device_ports(facts: Mapping[str, Said]) -> dict[str, Said]:

@@ -69,8 +69,6 @@ def fabric_claims(source: str, fabric: Fabric) -> Claims:
         "leaf.rails": Said(rails, "derived", f"{source}: leaves that a node is cabled to"),
         **_oversubscriptions(source, sum(down.values()), between, levels),
     }
-    if not between and len(down) == 1:
-        facts["spine.oversubscription"] = Said(1.0, "derived", f"{source}: one leaf, nothing above it")
     notes = []
     if len({len(leaves) for leaves in leaves_of.values()}) > 1:
         notes.append(f"{source}: nodes are cabled to unequal numbers of leaves; the most is taken")

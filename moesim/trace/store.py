@@ -1,10 +1,11 @@
-"""The Parquet store of traces: written once under a temporary name, read a bounded batch of rows at a time.
+"""The Parquet store of traces: written under no name until whole, read a bounded batch of rows at a time.
 
 A byte changed in a page is found by the page's checksum where the file has one (ours do). What a file claims about its
 size is held against the size it has before memory is taken for it. No time stands in a file: same rows, same bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from moesim.errors import InputError
 from moesim.routing import RoutingTrace, TraceInfo
+from moesim.trace.appearing_file import appearing_file
 from moesim.trace.rows import CountRows, RowChecks, TokenRows, TraceRows
 from moesim.trace.schema import read_info, schema_of, to_batch, to_rows
 
@@ -32,16 +34,12 @@ def write_trace(trace: TraceRows, path: Path) -> int:
     Nothing is left behind on failure.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
     try:
-        with open(temporary, "wb") as stream:
+        with appearing_file(path) as stream:
             num_rows = _write_rows(trace, stream, str(path))
-        _check_num_rows(trace.info, num_rows, str(path))
-        temporary.replace(path)
+            _check_num_rows(trace.info, num_rows, str(path))
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror or error}); choose another output path") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return num_rows
 
 
@@ -51,12 +49,22 @@ def _write_rows(trace: TraceRows, stream: Any, target: str) -> int:
     if trace.info.level == "token":  # ids are small numbers: their upper bytes apart compress to nothing
         options["column_encoding"] = {"experts.list.element": "BYTE_STREAM_SPLIT"}
     with pq.ParquetWriter(stream, schema, **options) as writer:
-        for rows in trace.rows:
+        for rows in _made_ahead(trace.rows):
             if not trace.is_checked:
                 checks.check(rows, num_rows)
             writer.write_batch(to_batch(rows, schema), row_group_size=ROWS_PER_GROUP)
             num_rows += len(rows)
     return num_rows
+
+
+def _made_ahead(parts: Iterable[TokenRows | CountRows]) -> Iterator[TokenRows | CountRows]:
+    """The same parts, the next one made by another thread while one is written: Arrow and numpy let both run."""
+    iterator = iter(parts)
+    with ThreadPoolExecutor(1) as worker:
+        pending = worker.submit(next, iterator, None)
+        while (part := pending.result()) is not None:
+            pending = worker.submit(next, iterator, None)
+            yield part
 
 
 def _check_num_rows(info: TraceInfo, num_rows: int, source: str) -> None:

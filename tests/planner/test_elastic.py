@@ -60,7 +60,9 @@ def test_after_a_drift_a_split_solved_anew_levels_what_elastic_placed():
         level.append(mean / largest(placement, load_E, even, level_shares(placement, load_E, even)))
         fixed.append(mean / largest(placement, load_E, even, placement.split_NP[0]))
     eplb = [
-        load_E.sum() / DEVICES / largest(placement, load_E, even, 1.0 / placement.replicas_E[placement.expert_of_slot_P])
+        load_E.sum()
+        / DEVICES
+        / largest(placement, load_E, even, 1.0 / placement.replicas_E[placement.expert_of_slot_P])
         for placement, load_E in zip(place("eplb_global", problem).placements, next_LE, strict=True)
     ]
     assert np.mean(fixed) < np.mean(level) and np.mean(eplb) < 0.8

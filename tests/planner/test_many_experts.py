@@ -81,12 +81,12 @@ def test_loads_alone_are_spread_evenly() -> None:
 
 
 def test_smooth_search_finds_the_groups_that_tokens_use() -> None:
-    """Four groups of vertices that tokens use together end on four nodes, whatever order they started in."""
+    """Four groups of vertices that tokens use together end whole on some node where nodes have room for two."""
     group_V = np.random.default_rng(5).permutation(np.repeat(np.arange(4), 6))
     vertex_TK = np.stack([np.flatnonzero(group_V == t % 4) for t in range(80)])
     node_V = spread_smoothly(
         np.arange(24) % 4, vertex_tokens(vertex_TK, 24), np.ones(80), np.full(24, 20.0), np.ones(24),
-        np.full(4, 140.0), np.full(4, 8.0),
+        np.full(4, 240.0), np.full(4, 12.0),
     )  # fmt: skip
     assert [1] * 4 == [np.unique(node_V[group_V == group]).size for group in range(4)]
 

@@ -105,17 +105,20 @@ def test_a_full_disk_is_found_before_writing(tmp_path: Path, monkeypatch: pytest
         generate_trace(tmp_path / "none" / "x.parquet", **ASKED)
 
 
-def test_a_generation_that_dies_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name asked for appears only when the last row is written."""
-    joined = module._joined
+def test_a_generation_that_fails_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name asked for appears only when the last row is written; what stood under it stays until then."""
+    out, joined = tmp_path / "x.parquet", module._joined
 
     def dies(blocks: Any) -> Any:
-        assert ["x.parquet.partial"] == [file.name for file in tmp_path.iterdir()]
+        assert b"before" == out.read_bytes()
         raise KeyboardInterrupt
 
+    out.write_bytes(b"before")
     monkeypatch.setattr(module, "_joined", dies)
     with pytest.raises(KeyboardInterrupt):
-        generate_trace(tmp_path / "x.parquet", **ASKED)
-    assert [] == list(tmp_path.iterdir())
+        generate_trace(out, **ASKED)
+    assert [out] == list(tmp_path.iterdir())
     monkeypatch.setattr(module, "_joined", joined)
-    generate_trace(tmp_path / "x.parquet", **ASKED)
+    generate_trace(out, **ASKED)
+    assert 1000 == open_trace(out).info.num_tokens
+    assert [out] == list(tmp_path.iterdir())

@@ -92,7 +92,7 @@ def test_inspect_tells_the_same(inspected: dict[str, Any], recording: dict[str, 
     shared = recording["key_structure"]["shared_experts"]
     per_token = recording["key_structure"]["experts_per_token"]
     assert inspected["adjacent_overlap"] == [pytest.approx(shared * per_token / 64, rel=0.02)]
-    assert inspected["adjacent_overlap"][0] > 2 * inspected["adjacent_overlap_independent"][0]
+    assert inspected["adjacent_overlap"][0] > 1.5 * inspected["adjacent_overlap_independent"][0]
 
 
 def test_weights_are_the_model_files(recording: dict[str, Any]) -> None:
@@ -125,7 +125,7 @@ def test_readme_says_what_the_file_says(recording: dict[str, Any]) -> None:
 def test_the_example_replays_it() -> None:
     """The example names the model and the trace, and simulates in closed form."""
     from moesim.scenario import load_scenario
-    from moesim.simulation import simulate
+    from moesim.study import simulate
 
     path = ROOT / "examples" / "peer_recorded.yaml"
     assert TRACE.stem == yaml.safe_load(path.read_text())["model"] == yaml.safe_load(path.read_text())["trace"]["path"]

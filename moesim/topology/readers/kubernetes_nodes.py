@@ -19,7 +19,7 @@ _LADDERS = (  # nearest first
     ("network.topology.nvidia.com/leaf", "network.topology.nvidia.com/spine", "network.topology.nvidia.com/core"),
     ("network.topology.nvidia.com/leaf", "network.topology.nvidia.com/spine", "network.topology.nvidia.com/datacenter"),
     tuple(f"fabric.topograph.run/tier-{tier}" for tier in range(3)),
-    tuple(f"cloud.google.com/gce-topology-{level}" for level in ("host", "subblock", "block")),
+    tuple(f"cloud.google.com/gce-topology-{level}" for level in ("subblock", "block")),  # its `host` is one machine
     tuple(f"topology.k8s.aws/network-node-layer-{layer}" for layer in (3, 2, 1)),
 )
 _COUNTS = ("nvidia.com/gpu.count", "amd.com/gpu.count")
@@ -47,7 +47,7 @@ def read(path: Path) -> Claims:
     if not labels_of:
         raise InputError(f"{path} has no Node; export them with `kubectl get nodes -o yaml`")
     ladder = next((one for one in _LADDERS if all(one[0] in labels for labels in labels_of.values())), ())
-    domain_of = {name: _domain(name, labels) for name, labels in labels_of.items()}
+    domain_of = _domains(labels_of)
     switches: dict[str, tuple[str, ...]] = {}
     for name, labels in labels_of.items():
         way = tuple(str(labels[label]) for label in ladder if label in labels)
@@ -88,5 +88,10 @@ def _devices(item: Mapping[str, Any], labels: Mapping[str, Any]) -> int:
     return next((int(value) for value in map(str, found) if value.isdecimal() and len(value) < 6), 0)
 
 
-def _domain(name: str, labels: Mapping[str, Any]) -> str:
-    return next((f"domain {labels[label]}" for label in _CLIQUES if labels.get(label)), name)
+def _domains(labels_of: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Node -> its NVLink domain; the node itself where no domain has two, so that other files' names of it match."""
+    found = {
+        name: next((f"domain {labels[label]}" for label in _CLIQUES if labels.get(label)), name)
+        for name, labels in labels_of.items()
+    }
+    return found if len(set(found.values())) < len(found) else {name: name for name in found}
