@@ -122,19 +122,21 @@ def expert_cost(
     if weight_dtype in rates.experts:
         return fitted_expert_cost(load_P, device_of_slot_P, rates, model, weight_dtype, expert_of_slot_P)
     num_devices = len(rates.memory_bytes_per_s)
-    tiles_P = -(-load_P // rates.tile_tokens) * rates.tile_tokens
-    params_P, d_ff_P = _expert_sizes(model, expert_of_slot_P)
-    activation_bytes_P = expert_activation_bytes(model.payload_width, d_ff_P)
+    active_A = np.flatnonzero(load_P > 0)  # of millions of slots few may have a token
+    load_A, device_A = load_P[active_A], device_of_slot_P[active_A]
+    tiles_A = -(-load_A // rates.tile_tokens) * rates.tile_tokens
+    params_A, d_ff_A = _expert_sizes(model, None if expert_of_slot_P is None else expert_of_slot_P[active_A])
+    activation_bytes_A = expert_activation_bytes(model.payload_width, d_ff_A)
 
-    def per_device(values_P: NDArray[np.floating[Any]]) -> Floats:
-        total: Floats = np.bincount(device_of_slot_P, weights=values_P, minlength=num_devices).astype(np.float64)
+    def per_device(values_A: NDArray[np.floating[Any]]) -> Floats:
+        total: Floats = np.bincount(device_A, weights=values_A, minlength=num_devices).astype(np.float64)
         return total
 
-    weight_bytes_D = per_device((load_P > 0) * params_P * dtype_bytes(weight_dtype))
-    flops_D = per_device(tiles_P * (2.0 * params_P))
-    tokens_D = per_device(load_P.astype(np.float64))
+    weight_bytes_D = per_device((load_A > 0) * params_A * dtype_bytes(weight_dtype))
+    flops_D = per_device(tiles_A * (2.0 * params_A))
+    tokens_D = per_device(load_A.astype(np.float64))
     cost = _roofline(flops_D, rates.flops(weight_dtype), weight_bytes_D, rates, rates.launch_s)
-    time_s = cost.time_s + per_device(load_P * activation_bytes_P) / rates.permute_bytes_per_s
+    time_s = cost.time_s + per_device(load_A * activation_bytes_A) / rates.permute_bytes_per_s
     return Cost(np.where(tokens_D > 0, time_s, 0.0), cost.memory_bound)
 
 

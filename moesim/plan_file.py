@@ -79,7 +79,7 @@ class Replan(BaseModel):
 
     `kept_s`: step under the first plan; `replanned_s`: under the plan made on the stretch before; both judged on this
     stretch. `move_s`: seconds its moves take on otherwise idle links, once; `step_s` = replanned + move / steps.
-    `break_even_steps` = move / (kept - replanned); None where nothing is gained.
+    `break_even_steps` = move / (kept - replanned); None where nothing is gained. `trace` is named where there are several.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -91,6 +91,7 @@ class Replan(BaseModel):
     moved_bytes: float
     move_s: float
     break_even_steps: float | None
+    trace: str = ""
 
 
 class Plan(BaseModel):
@@ -211,5 +212,10 @@ def load_plan(path: str | Path) -> Plan:
         raise InputError(f"{path} names {len(plan.layers)} layers but splits the tokens of {len(plan.splits)}")
     if plan.replica_policy == "split" and plan.splits is None:
         raise InputError(f"{path} has replica_policy split but no splits; plan again")
-    _ = plan.placements  # refuses impossible placements now, not in the middle of a run
+    if list(plan.layers) != sorted(dict.fromkeys(plan.layers)):
+        raise InputError(f"{path}: layers must be model layer indices in ascending order, each once")
+    try:
+        _ = plan.placements  # refuses impossible placements now, not in the middle of a run
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return plan

@@ -265,10 +265,10 @@ class StepWork:
             shared_GP = load_GP.reshape(-1, plan.etp, load_GP.shape[1]).sum(axis=1)
             load_GP = np.repeat(shared_GP, plan.etp, axis=0)
         load_P = load_GP.ravel()
-        device_P = np.concatenate(
-            [placement.device_of_slot_P + g * plan.builder.group_size for g in range(len(traffic_G))]
-        )
-        expert_of_slot_P = np.tile(placement.expert_of_slot_P, len(traffic_G))
+        device_P, expert_of_slot_P = placement.device_of_slot_P, placement.expert_of_slot_P
+        if len(traffic_G) > 1:
+            device_P = np.concatenate([device_P + g * plan.builder.group_size for g in range(len(traffic_G))])
+            expert_of_slot_P = np.tile(expert_of_slot_P, len(traffic_G))
         cost = expert_cost(
             load_P, device_P, plan.rates, _cut_experts(plan.model, plan.etp), plan.weight_dtype, expert_of_slot_P
         )

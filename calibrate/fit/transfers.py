@@ -291,7 +291,7 @@ def _draw(setup: Setup) -> NDArray[np.int32]:
 
 
 def _deal(setup: Setup) -> NDArray[np.int32]:
-    """Token i of every rank takes one expert of each rank of the i-th group of top_k ranks; of all ranks where there are fewer."""
+    """Token i of every rank takes one expert of each rank of the i-th group of top_k ranks, or of the ranks in turn."""
     token_T1, choice_1K = np.arange(setup.tokens)[:, None], np.arange(setup.top_k)[None, :]
     groups, per_rank = max(setup.ranks // setup.top_k, 1), max(setup.experts // setup.ranks, 1)
     rank_TK = (token_T1 % groups * setup.top_k + choice_1K) % setup.ranks

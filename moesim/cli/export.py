@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 def export(
     plan: Annotated[Path, typer.Argument(help="Plan file (JSON), as `moesim plan` writes it.")],
     to: Annotated[str, typer.Option("--to", help="Exporter: sglang, vllm, megatron, slurm, chakra, ...")],
-    out: Annotated[Path, typer.Option("--out", help="File to write; further files are written beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", help="File to write (with --checkpoint, the new checkpoint); further ones beside it."),
+    ],
     scenario: Annotated[
         Path | None, typer.Option(help="Scenario (YAML); default: the one the plan was made for.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint whose experts shall be permuted.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint (safetensors) to permute the experts of.")] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", help="KEY=VALUE of the exporter, such as hosts=n[01-04]; repeatable."),

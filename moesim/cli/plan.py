@@ -87,11 +87,12 @@ def _sentences(made: "Plan") -> list[str]:
 
     lines = [f"{case.name} (weight {case.weight:g}): {format_time(case.step_time_s)} a step" for case in made.cases]
     for row in made.replans:
+        where = f"{row.trace}, steps" if row.trace else "steps"
         even = (
             "never pays back" if row.break_even_steps is None else f"pays back after {row.break_even_steps:.0f} steps"
         )
         lines.append(
-            f"steps {row.first}:{row.stop}: {format_time(row.kept_s)} kept, {format_time(row.replanned_s)} planned anew, "
+            f"{where} {row.first}:{row.stop}: {format_time(row.kept_s)} kept, {format_time(row.replanned_s)} planned anew, "
             f"{format_time(row.step_s)} with its moves ({format_bytes(row.moved_bytes)}) charged, {even}"
         )
     return lines + list((made.explanation or {}).get("words", ()))

@@ -15,7 +15,7 @@ from moesim.network.flow import Flows
 
 
 class CallSize(NamedTuple):
-    """What a kernel's costs are read at: messages and bytes of the busiest rank, bytes of a copy, experts and ranks of the group."""
+    """What costs are read at: messages and bytes of the busiest rank, bytes of a copy, experts and ranks of the group."""
 
     messages: int
     rank_bytes: float

@@ -80,6 +80,7 @@ class ExportRequest:
 
     `model` or `site` None: neither the plan nor the caller says; an exporter that needs it refuses. `options` are the
     exporter's own keys, read through `option`, which remembers what is known for `export_plan` to refuse the rest.
+    `unknown_because` says in words why model or site is None.
     """
 
     plan: Plan
@@ -91,6 +92,7 @@ class ExportRequest:
     checkpoint: Path | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     known_options: list[str] = field(default_factory=list, compare=False)
+    unknown_because: str = "the plan does not say for which scenario it was made"
 
     @property
     def ranks(self) -> int:
@@ -130,16 +132,14 @@ class ExportRequest:
         """The model; raises InputError where nobody names it."""
         if self.model is None:
             raise InputError(
-                f"{self.target} needs the dims of model {self.plan.model!r}, which is not in models/; give --scenario"
+                f"{self.target} needs the dims of model {self.plan.model!r}, and {self.unknown_because}; give --scenario"
             )
         return self.model
 
     def need_site(self) -> Site:
         """The cluster and dims; raises InputError where nobody names them."""
         if self.site is None:
-            raise InputError(
-                f"{self.target} needs the cluster, and the plan does not say which it was made for; give --scenario"
-            )
+            raise InputError(f"{self.target} needs the cluster, and {self.unknown_because}; give --scenario")
         return self.site
 
     def beside(self, suffix: str) -> str:

@@ -54,8 +54,13 @@ def degrees(request: ExportRequest) -> dict[str, int]:
 
 
 def capacity_factor(request: ExportRequest) -> tuple[float | None, tuple[str, ...]]:
-    """The one factor these stacks take: the largest of the plan's layers, with a remark; None for dropless."""
-    factors = request.plan.capacity_factors
+    """The one factor these stacks take: the largest of the plan's layers, with a remark; None for dropless.
+
+    A plan that has none takes the scenario's.
+    """
+    factors, rule = request.plan.capacity_factors, request.capacity
+    if not factors and rule is not None and not rule.is_dropless and rule.factor is not None:
+        factors = (rule.factor,)
     if not factors:
         return None, ()
     largest = max(factors)

@@ -77,6 +77,7 @@ def export(
         capacity=ground.capacity,
         checkpoint=checkpoint,
         options=dict(options or {}),
+        unknown_because=ground.unknown_because,
     )
     try:
         made, fitted = export_plan(request), None
@@ -140,12 +141,13 @@ def _judged_again(plan: Plan, scenario: Scenario) -> Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ground:
-    """What is known beside the plan."""
+    """What is known beside the plan, and why not more."""
 
     scenario: Scenario | None = None
     model: MoEModel | None = None
     site: Site | None = None
     capacity: Capacity | None = None
+    unknown_because: str = ""
 
 
 def _given(plan: Plan, scenario: Scenario) -> _Ground:
@@ -162,14 +164,17 @@ def _given(plan: Plan, scenario: Scenario) -> _Ground:
 
 def _remembered(plan: Plan) -> _Ground:
     """What the plan's own scenario says, as far as its files are still where they were; else the model of its name."""
+    reason = "the plan does not say for which scenario it was made"
     if plan.provenance.get("scenario"):
-        with contextlib.suppress(InputError):
+        try:
             return _given(plan, make_scenario(plan.provenance["scenario"], where="the plan's provenance"))
+        except InputError as error:
+            reason = f"the scenario that the plan was made for cannot be used: {error}"
     with contextlib.suppress(InputError):
         model = load_model(plan.model)
         if (model.num_experts, model.moe_layer_indices) == (plan.num_experts, plan.layers):
-            return _Ground(model=model)
-    return _Ground()
+            return _Ground(model=model, unknown_because=reason)
+    return _Ground(unknown_because=reason)
 
 
 def _site(plan: Plan, scenario: Scenario) -> Site:

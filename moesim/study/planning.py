@@ -28,6 +28,7 @@ from moesim.study.binding import binding_resources
 from moesim.study.bounding import lower_bound
 from moesim.study.capacity_factors import choose_factors
 from moesim.study.cases import Case, judged_cases, level_of, load_cases, pose_cases
+from moesim.study.dimension_sharding import sharding_notes
 from moesim.study.explaining import explanation, reason_of
 from moesim.study.moving import Rounds, moved_bytes
 from moesim.study.near_plan import moved_towards, parse_budget
@@ -49,6 +50,7 @@ from moesim.study.simulating import replayed
 from moesim.study.work_plan import make_work_plan
 
 DEFAULT_WORK_S = 30.0  # seconds on a core of 2024 that a work limit of 1 stands for
+LONGEST_S = 86400.0
 LESS = 0.34  # of the work, for a plan that only says what a slot would buy
 PROVEN = 1e-6  # a gap below this is rounding
 OldPlan = Plan | str | Path
@@ -71,8 +73,8 @@ def plan(
     `slots` per layer and `plan_steps` default to the scenario's; `time_limit_s` becomes a deterministic amount of solver
     work. With an `old` plan (or its file) the new one is near it: at most `move_budget` bytes ("20GiB"; none: no limit)
     move in each expert-parallel group; slots default to the old plan's. `explain` fills the plan's explanation. With
-    `every` the window is planned anew every so many steps, each plan near the one before. Raises NoFeasiblePlan for a
-    valid problem without a solution, and where the strategy declines it.
+    `every` the window is planned anew every so many steps, each plan near the one before; several traces are run one after
+    the other. Raises NoFeasiblePlan for a valid problem without a solution, and where the strategy declines it.
     """
     return timed_plan(
         scenario,
@@ -100,18 +102,21 @@ def timed_plan(
     every: int | None = None,
 ) -> tuple[Plan, float]:
     """The plan, and the seconds the strategy took without compilation."""
+    window = None if plan_steps is None else _window(plan_steps)
+    if time_limit_s is not None and not 0.0 < time_limit_s <= LONGEST_S:
+        raise InputError(f"a time limit of {time_limit_s:g} s is outside 0..{LONGEST_S:g} s")
     before = load_plan(old) if isinstance(old, (str, Path)) else old
     if before is None and every is None and move_budget is not None:
         raise InputError("a move budget needs the plan to start from; give --from OLD.json (old=... in Python)")
     scenario = _asked(scenario, strategy, slots, before)
-    cases = load_cases(scenario, None if plan_steps is None else parse_window(plan_steps))
+    cases = load_cases(scenario, window)
     if scenario.placement.plan is not None:
         return _stored(cases, explain=explain), 0.0
     request = Request(
         strategy=scenario.placement.strategy or BASELINE,
         level=level_of(scenario),
         work_limit=1.0 if time_limit_s is None else time_limit_s / DEFAULT_WORK_S,
-        window=None if plan_steps is None else parse_window(plan_steps),
+        window=window,
         old=before,
         budget_bytes=parse_budget(move_budget),
         explain=explain,
@@ -119,20 +124,25 @@ def timed_plan(
     return planned(cases, request) if every is None else _replanned(cases, request, every)
 
 
+def _window(text: Window | str) -> Window:
+    try:
+        return parse_window(text)
+    except ValueError as error:
+        raise InputError(f"plan steps: {error}") from None
+
+
 def _replanned(cases: Sequence[Case], request: "Request", every: int) -> tuple[Plan, float]:
-    """The plans along the steps of the only case, and the seconds all strategies took."""
-    if len(cases) > 1 or cases[0].setting.training:
-        raise InputError("every re-plans along one trace of decode or prefill steps; give one mapping under trace")
+    """The plans along the steps of the cases, one trace after the other, and the seconds all strategies took."""
+    if cases[0].setting.training:
+        raise InputError("every re-plans along decode or prefill steps; a training step has one plan")
     spent: list[float] = []
-    scenario = cases[0].setting.scenario.changed(plan={"payback_steps": every if every >= 1 else 1})
-    only = dataclasses.replace(cases[0], setting=dataclasses.replace(cases[0].setting, scenario=scenario))
 
     def plan_stretch(case: Case, old: Plan | None) -> Plan:
         made, seconds = planned([case], dataclasses.replace(request, old=old or request.old))
         spent.append(seconds)
         return made
 
-    return replanned_every(only, every, plan_stretch), sum(spent)
+    return replanned_every(cases, every, plan_stretch), sum(spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,7 +306,7 @@ def judged(
         capacity_factors=work.capacity_factors or _capacity_factors(setting),
         cases=_case_times(over, seconds_K) if len(cases) > 1 else (),
         status=_status(answer, gap),
-        notes=notes,
+        notes=(*notes, *sharding_notes(setting, work, cases[0].steps)),
         provenance=_provenance(cases),
     )
 

@@ -1,9 +1,12 @@
 """Re-planning along a trace: every so many steps a plan near the one in use, its moves charged to the steps that follow.
 
 Weights that move share links with the step; they are charged as time beside it, seconds of their rounds on otherwise idle
-links (bytes / bandwidth of the busiest link), spread over the steps until the next plan.
+links (bytes / bandwidth of the busiest link), spread over the steps until the next plan. What moves is what pays within the
+scenario's `plan.payback_steps`: steps of a trace stand for more of their kind; where a plan truly lasts `every` steps, say so
+there.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -23,30 +26,35 @@ from moesim.units import format_time
 PlanStretch = Callable[[Case, Plan | None], Plan]
 
 
-def replanned_every(case: Case, every: int, plan_stretch: PlanStretch) -> Plan:
+def replanned_every(cases: Sequence[Case], every: int, plan_stretch: PlanStretch) -> Plan:
     """The last plan made, with what each one brought under `replans`.
 
-    The first `every` steps of the case are planned on; the plan for a later stretch is made on the stretch before it, from
-    the plan in use. Raises InputError where there is no second stretch.
+    The cases are run one after the other. The first `every` steps are planned on; the plan for a later stretch is made on
+    the stretch before it, from the plan in use. Raises InputError where there is no second stretch.
     """
     if every < 1:
         raise InputError(f"every={every} is not a number of steps; give 1 or more")
-    stretches = [case.steps[first : first + every] for first in range(0, len(case.steps), every)]
+    stretches = [
+        dataclasses.replace(case, steps=case.steps[first : first + every])
+        for case in cases
+        for first in range(0, len(case.steps), every)
+    ]
     if len(stretches) < 2:
         raise InputError(
-            f"every={every} leaves nothing to re-plan for: the window has {len(case.steps)} steps; give fewer, or more steps"
+            f"every={every} leaves nothing to re-plan for: the window has {len(cases[0].steps)} steps; give fewer, or more "
+            "steps"
         )
-    first = current = plan_stretch(_on(case, stretches[0]), None)
-    rows, kept = [], _work(case.setting, first)
+    first = current = plan_stretch(stretches[0], None)
+    rows = []
     for seen, ahead in itertools.pairwise(stretches):
         if seen is not stretches[0]:
-            current = plan_stretch(_on(case, seen), current)
+            current = plan_stretch(seen, current)
         moves = current.moves if current is not first else ()
-        work = _work(case.setting, current)
-        rows.append(
-            _row(ahead, _mean_s(kept, ahead), _mean_s(work, ahead), current.moved_bytes if moves else 0.0,
-                 move_seconds(case.setting, work, moves))
-        )  # fmt: skip
+        kept, work = _work(ahead.setting, first), _work(ahead.setting, current)
+        move_s = move_seconds(ahead.setting, work, moves)
+        row = _row(ahead.steps, _mean_s(kept, ahead.steps), _mean_s(work, ahead.steps), current.moved_bytes, move_s)
+        named = {"trace": ahead.name if len(cases) > 1 else "", "moved_bytes": row.moved_bytes if moves else 0.0}
+        rows.append(row.model_copy(update=named))
     return current.model_copy(update={"replans": tuple(rows), "notes": (*current.notes, _words(rows, every))})
 
 
@@ -74,10 +82,6 @@ def _words(rows: Sequence[Replan], every: int) -> str:
         f"re-planned every {every} steps, a step takes {format_time(step_s)} with its moves charged, "
         f"{format_time(kept_s)} under the first plan kept ({kept_s / step_s - 1.0:+.1%}){even}"
     )
-
-
-def _on(case: Case, steps: list[DealtStep]) -> Case:
-    return Case(case.name, case.weight, case.setting, steps)
 
 
 def _work(setting: Setting, plan: Plan) -> WorkPlan:

@@ -128,9 +128,9 @@ def _switches(claims: Sequence[Claims]) -> tuple[Mapping[str, tuple[str, ...]], 
 
 def _left_out(claims: Sequence[Claims]) -> Iterator[str]:
     """Which file's nodes are taken where several files name others."""
-    first, *others = [one for one in claims if one.switches] or [None]
-    for other in others:
-        if first is not None and other is not None and other.switches.keys() != first.switches.keys():
+    known = [one for one in claims if one.switches]
+    for first, other in ((known[0], other) for other in known[1:]):
+        if other.switches.keys() != first.switches.keys():
             shared = sum(node in first.switches for node in other.switches)
             yield (
                 f"the {len(first.switches)} nodes of {first.file} are taken; {other.file} has {len(other.switches)}, "

@@ -7,7 +7,7 @@ output is read instead (`_ROUTERS`). Needs torch, and transformers for `capture_
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,13 @@ def capture(model: Any, *, name: str | None = None, origin: str = "") -> Iterato
 
     `name` is the model's name in moesim (for the trace's header), `origin` what text it ran on. One sequence per batch
     row; a pass of one token a row goes on with the sequences of the pass before it. Tokens with attention_mask 0 are
-    padding. Raises InputError when the model has no MoE layer this program knows.
+    padding. Raises InputError when the model has no MoE layer this program knows, or is an encoder and a decoder.
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{type(model).__name__} has an encoder and a decoder, which run on different tokens; a trace has one "
+            f"row of tokens for all layers, so such a model cannot be captured"
+        )
     sources = _sources(model)
     if not sources:
         raise InputError(
@@ -78,6 +83,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     try:
         import torch
         import transformers
+        from safetensors import SafetensorError
     except ModuleNotFoundError as error:
         raise InputError(f"capture needs {error.name}: pip install 'moesim[capture]'") from None
     if not (folder / "config.json").is_file():
@@ -86,7 +92,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto", **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"cannot load the model in {folder}: {str(error).splitlines()[0][:200]}") from None
     return torch, model.eval(), tokenizer
 
@@ -121,8 +127,8 @@ def _config(model: Any) -> Any:
 
 def _num_experts(model: Any) -> int:
     config = _config(model)
-    for key in _EXPERT_COUNTS:
-        value = getattr(config, key, None)
+    for part, key in product((config, getattr(config, "ffn_config", None)), _EXPERT_COUNTS):  # the latter: DBRX
+        value = getattr(part, key, None)
         if isinstance(value, list | tuple) and value:
             value = max(value)
         if isinstance(value, int) and value > 0:

@@ -7,6 +7,7 @@ import pytest
 import moesim
 from moesim.cli import main
 from moesim.errors import InputError
+from tests.exporters.test_checkpoints import tiny_folder
 from tests.strategies.plan import plan_of
 from tests.strategies.scenario import TINY_MODEL, tiny_scenario, write_scenario
 
@@ -119,3 +120,42 @@ def test_a_plan_without_a_scenario_cannot_be_made_to_fit(tmp_path):
     row = (*range(16), 0, 1)
     with pytest.raises(InputError, match="give --scenario"):
         moesim.export(plan_of((row, row), 4), "vllm", tmp_path / "x.json", make_fit=True)
+
+
+def test_a_plan_that_its_scenario_no_longer_fits_says_why(plan_file, tmp_path, monkeypatch, capsys):
+    """A layer less than the model has: the sentence names both, not a missing model."""
+    data = json.loads(plan_file.read_text())
+    short = tmp_path / "short.json"
+    short.write_text(json.dumps({**data, "layers": data["layers"][:1], "expert_of_slot": data["expert_of_slot"][:1]}))
+    status, _, err = run(monkeypatch, capsys, short, "--to", "sglang", "--out", tmp_path / "x.json")
+    assert 2 == status and 1 == err.count("\n")
+    assert "the plan places 16 experts in 1 layers; tiny has 16 in 2 MoE layers" in err
+
+
+def test_a_checkpoint_is_permuted_by_the_command(tmp_path, monkeypatch, capsys):
+    """--out is the new folder, the permutation lies beside it; a second run finds the folder there and refuses."""
+    plan = moesim.plan(tiny_scenario(tmp_path), "random").write(tmp_path / "plan.json")
+    source, out = tiny_folder(tmp_path / "old", "megatron"), tmp_path / "made" / "new"
+    arguments = (plan, "--to", "megatron", "--checkpoint", source, "--out", out, "--json")
+    status, text, _ = run(monkeypatch, capsys, *arguments)
+    assert (0, [str(out), f"{out}.permutation.json"]) == (status, json.loads(text)["files"])
+    assert {"config.json", "model.safetensors"} == {path.name for path in out.iterdir()}
+    status, text, err = run(monkeypatch, capsys, *arguments)
+    assert (2, "") == (status, text) and "is a folder" in err
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("layers", [1, 1], "ascending order, each once"),
+        ("expert_of_slot", [[*range(15), 0, *range(15), 0], [*range(16), *range(16)]], "1 of 16 experts have no slot"),
+        ("expert_of_slot", [[16, *range(15), *range(16)], [*range(16), *range(16)]], "slot 0 holds expert 16"),
+    ],
+)
+def test_an_impossible_plan_is_refused_by_its_name(plan_file, tmp_path, monkeypatch, capsys, key, value, words):
+    """A layer twice, an expert without a slot or out of range: the file and the fault."""
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps({**json.loads(plan_file.read_text()), key: value}))
+    status, _, err = run(monkeypatch, capsys, bad, "--to", "sglang", "--out", tmp_path / "x.json")
+    assert 2 == status
+    assert f"{bad}: " in err and words in err

@@ -70,6 +70,7 @@ def test_megatron_flags_follow_the_capacity_rule():
     assert {"--moe-expert-capacity-factor 1.5", "--moe-pad-expert-input-to-capacity"} <= set(padded)
     assert "--moe-token-drop-policy probs" in padded
     assert {"--expert-model-parallel-size 4", "--num-experts 16", "--moe-router-topk 2"} <= set(padded)
+    assert "--moe-expert-capacity-factor 1.5" in flags("megatron", "drop_by_probability", (), factor=1.5)
 
 
 def test_other_stacks_say_dropless_in_their_own_words():

@@ -1,5 +1,8 @@
 """Capture from running Hugging Face models: what is written is what the routers chose."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,7 +13,7 @@ import moesim  # noqa: E402
 from moesim.errors import InputError  # noqa: E402
 from moesim.trace.capture import capture, capture_text  # noqa: E402
 from moesim.trace.store import open_trace, read_rows  # noqa: E402
-from tests.tiny_moe import EXPERTS, TYPES, tiny_model  # noqa: E402
+from tests.tiny_moe import COMMON, EXPERTS, TYPES, tiny_model  # noqa: E402
 
 LOGITS_AT = {"llama4_text": ("Llama4Router", 1), "jetmoe": ("JetMoeTopKGating", 4)}
 TOKENS = torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -109,6 +112,48 @@ def test_a_model_without_experts_is_refused(tmp_path):
         captured.write(tmp_path / "t.parquet")
 
 
+def test_counts_of_experts_stand_in_a_part_of_the_config(tmp_path):
+    """DBRX names them in its ffn_config; what it hands its experts is the top-k of its router's logits."""
+    parts = {"ffn_config": {"ffn_hidden_size": 32, "hidden_size": 32, "moe_num_experts": EXPERTS, "moe_top_k": 2,
+                            "ffn_act_fn": {"name": "silu"}},
+             "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4}}  # fmt: skip
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": 64}
+    torch.manual_seed(0)
+    model = transformers.DbrxForCausalLM(transformers.DbrxConfig(**sizes, **parts)).eval()
+    seen = []
+    for name, module in model.named_modules():
+        if name.endswith(".router"):
+            module.register_forward_hook(lambda _module, _inputs, logits: seen.append(logits.topk(2).indices.numpy()))
+    with capture(model) as captured, torch.no_grad():
+        model(TOKENS)
+    captured.write(tmp_path / "t.parquet")
+    for ids_TK, router_TK in zip(chosen_in(tmp_path / "t.parquet").values(), seen, strict=True):
+        np.testing.assert_array_equal(ids_TK, router_TK)
+
+
+def test_layers_that_hash_tokens_are_captured(tmp_path):
+    """DeepSeek-V4's first layers look experts up by token id."""
+    sizes = {"n_routed_experts": EXPERTS, "moe_intermediate_size": 16, "q_lora_rank": 16, "o_lora_rank": 8}
+    config = transformers.AutoConfig.for_model("deepseek_v4", **{**COMMON, **sizes, "qk_rope_head_dim": 4})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    table = torch.stack([torch.arange(64) % EXPERTS, (torch.arange(64) + 3) % EXPERTS], dim=1)
+    hashed = [module.tid2eid.copy_(table) for module in model.modules() if hasattr(module, "tid2eid")]
+    with capture(model) as captured, torch.no_grad():
+        model(TOKENS)
+    captured.write(tmp_path / "t.parquet")
+    assert hashed
+    np.testing.assert_array_equal(table[TOKENS.flatten()].numpy(), chosen_in(tmp_path / "t.parquet")[0])
+
+
+def test_encoders_with_decoders_are_refused():
+    """Their layers of one number run on different tokens."""
+    sizes = {"d_model": 16, "d_ff": 16, "d_kv": 8, "num_layers": 2, "num_heads": 2, "num_experts": 2, "vocab_size": 32}
+    model = transformers.SwitchTransformersForConditionalGeneration(transformers.SwitchTransformersConfig(**sizes))
+    with pytest.raises(InputError, match="has an encoder and a decoder, which run on different tokens"), capture(model):
+        pass
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A saved model with a tokenizer of sixty words, as a user would have one."""
@@ -140,7 +185,7 @@ def test_a_text_is_run_through_a_saved_model(folder, tmp_path, capsys, monkeypat
     assert [20, 20, 10] * 2 == [int(n) for n in np.unique(np.concatenate(sequences), return_counts=True)[1] // 2] * 2
 
 
-@pytest.mark.parametrize("broken", ["none", "no weights", "text"])
+@pytest.mark.parametrize("broken", ["none", "no weights", "damaged", "text"])
 def test_what_cannot_be_run_is_refused(folder, tmp_path, broken):
     """No folder, a folder without weights, no text: one sentence each."""
     text = tmp_path / "text.txt"
@@ -151,9 +196,17 @@ def test_what_cannot_be_run_is_refused(folder, tmp_path, broken):
         place = tmp_path / "empty"
         place.mkdir()
         (place / "config.json").write_text('{"model_type": "olmoe"}')
+    elif broken == "damaged":
+        place = Path(shutil.copytree(folder, tmp_path / "copy"))
+        (place / "model.safetensors").write_bytes(b"x")
     if broken != "text":
         text.write_text("w1 w2")
-    part = {"none": "no config.json", "no weights": "cannot load the model", "text": "must be a text file"}[broken]
+    part = {
+        "none": "no config.json",
+        "no weights": "cannot load the model",
+        "damaged": "header too small",
+        "text": "must be a text file",
+    }[broken]
     with pytest.raises(InputError, match=part):
         capture_text(place, text, tmp_path / "t.parquet", most_tokens=10, length=5)
     assert not (tmp_path / "t.parquet").exists()

@@ -67,7 +67,9 @@ def _placed(problem: PlacementProblem) -> PlacementAnswer:
     first_L = first_alike(problem, problem.sketch)
     best = {layer: _best(problem, sketch, layer) for layer in sorted(set(first_L))}
     placements = tuple(best[layer] for layer in first_L)
-    return PlacementAnswer(placements, _notes(problem, placements, trial))
+    # Below QUICK whole parts of the search do not run: what is returned is the best found by then.
+    cut_short = problem.work_limit < QUICK
+    return PlacementAnswer(placements, _notes(problem, placements, trial), out_of_time=cut_short)
 
 
 def _placed_many(problem: PlacementProblem) -> PlacementAnswer:

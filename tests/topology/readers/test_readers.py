@@ -1,5 +1,6 @@
 """Topology files of other programs: figures and their arithmetic, contradictions, and hostile variants."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +257,37 @@ def test_hosts_of_one_nvlink_domain_are_one_node(tmp_path: Path) -> None:
         data["accelerator"],
     )
     assert {"scale_up.bandwidth", "nic.bandwidth"} < set(answer["missing"])
+
+
+def _hosts(labels: Mapping[str, str]) -> str:
+    """Two hosts n0 and n1 of Kubernetes with these labels, {} in their values being the host's number."""
+    items = [
+        {"metadata": {"name": f"n{number}", "labels": {key: text.format(number) for key, text in labels.items()}}}
+        for number in range(2)
+    ]
+    return yaml.safe_dump({"kind": "NodeList", "items": items})
+
+
+def test_hosts_of_kubernetes_are_the_nodes_of_a_fabric(tmp_path: Path) -> None:
+    """Where no NVLink domain has two hosts; the first file's nodes are taken, and a note says how many others have."""
+    leaf = {"kubernetes.io/os": "linux", "network.topology.nvidia.com/leaf": "l0"}
+    text = _hosts({**leaf, "nvidia.com/gpu.clique": "uuid.{}"})
+    answer, _ = written(tmp_path, nccl(), _fabric(), text)
+    assert (4, ["the 4 nodes of file1 are taken; file2 has 2, 2 of them the same"]) == (
+        answer["nodes"],
+        answer["notes"],
+    )
+    assert 2 == written(tmp_path, text, _fabric())[0]["nodes"]
+    with pytest.raises(InputError, match=r"nodes is 2 .* but 4 .*of different machines, or one is outdated"):
+        written(tmp_path, _hosts({"kubernetes.io/os": "linux"}), _fabric())
+
+
+def test_subblocks_of_gke_are_leaves(tmp_path: Path) -> None:
+    """Its `host` is the machine itself."""
+    levels = {f"cloud.google.com/gce-topology-{level}": level for level in ("block", "subblock", "host")}
+    levels["cloud.google.com/gce-topology-host"] = "host{}"
+    _, data = written(tmp_path, _hosts({**levels, "kubernetes.io/os": "linux"}))
+    assert (2, 2) == (data["nodes"]["value"], data["leaf"]["nodes"]["value"])
 
 
 def test_rings_of_astra_are_a_torus(tmp_path: Path) -> None:
