@@ -98,7 +98,8 @@ def drift_rows(slots: int, devices: int, layers: int) -> list[tuple[str, ...]]:
     """A line for each strategy and kind of split."""
     now_LE, next_LE = two_windows(layers)
     problem, work = PlacementProblem(now_LE, devices, 8, slots, num_groups=8), work_on(devices)
-    charged_s, rows = new_split_s(work), []
+    charged_s = new_split_s(work)
+    rows: list[tuple[str, ...]] = []
     for name in STRATEGIES:
         placements = place(name, problem).placements
         now = np.mean(
@@ -125,7 +126,7 @@ def migration_rows(slots: int, devices: int, layers: int) -> list[tuple[str, ...
     old = place("balanced", PlacementProblem(now_LE, devices, 8, slots)).placements
     problem = PlacementProblem(next_LE, devices, 8, slots)
     fresh = place("balanced", problem).placements
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for most in (*MOVES, None):
         new = fresh if most is None else migrate(problem, old, fresh, "nearest", most * layers, 0.0)
         moved = [int((copies_of(after) & ~copies_of(before)).sum()) for before, after in zip(old, new, strict=True)]

@@ -1,12 +1,13 @@
 """Benchmark of planning: the topology strategy against EPLB on steps it has not seen, by `fluid`, cell by cell.
 
-Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--layers 4] [--keep FOLDER] [--write].
+Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--layers 3] [--minutes 35] [--write].
 A cell is a trace, a kind of step, nodes, extra slots per device and a batch size. Steps that are at least 85 % full are
 halved: strategies plan on (the last 24 of) the first half and are judged on the first of the second. *Headroom* is the
 better EPLB mode's step time over the oracle's (topology planned on the judged steps), *captured* the part of its logarithm
 that topology gets. `--write` puts the table into docs/PLANNING.md. FILE is a Parquet trace or an .npz that `moesim trace
 convert` reads, with `=MODEL` behind it where the model is not found by experts and top-k. `--layers` of it, evenly spaced,
-stand for all; `--keep` keeps each cell's outcome in a folder, so that a table cut off goes on where it was.
+stand for all. Cells are taken in an order drawn by lot until `--minutes` of processor time are spent; `--keep FOLDER`
+keeps the outcome of each, so that a table goes on where it was cut off.
 """
 
 import argparse
@@ -122,7 +123,7 @@ class Outcome:
 
 
 def cells_of(trace: str, model: str, routing_only: bool, nodes: Sequence[int]) -> Iterator[Cell]:
-    """Every cell of a trace: kinds, nodes, slots, batches; and those in which EPLB's rules bite, on the most nodes."""
+    """Every cell of a trace: kinds, nodes, slots, batches; and those in which EPLB's rules bite."""
     experts = load_setting(make_scenario(_probe(trace, model, routing_only))).model.num_experts
     common = {"trace": trace, "model": model, "routing_only": routing_only}
     fitting = [count for count in nodes if 8 * count <= experts]
@@ -278,21 +279,19 @@ def _opened(text: str, layers: int, folder: Path) -> tuple[str, str, bool]:
     return str(path), str(short_model(named or STAND_IN, layers, folder)), True
 
 
-def _sampled(cells: list[Cell], every: int) -> list[Cell]:
-    """All cells with rules and one in `every` of the others, drawn with a fixed seed, in their order."""
-    plain = [i for i, cell in enumerate(cells) if not cell.rules]
-    drawn = set(np.random.default_rng(0).permutation(plain)[::every].tolist())
-    return [cell for i, cell in enumerate(cells) if cell.rules or i in drawn]
+def _drawn(cells: list[Cell]) -> list[Cell]:
+    """The cells in an order drawn with a fixed seed, so that those a time budget reaches are a fair sample."""
+    return [cells[i] for i in np.random.default_rng(0).permutation(len(cells))]
 
 
-def _kept(cell: Cell, folder: Path | None, arguments: argparse.Namespace) -> Outcome | None:
+def _kept(cell: Cell, arguments: argparse.Namespace) -> Outcome | None:
     """The outcome of a cell, from the folder where it is there."""
-    path = None if folder is None else folder / f"{_key(cell, arguments)}.json"
-    if path is not None and path.is_file():
+    path = _path(cell, arguments)
+    if path.is_file():
         data = json.loads(path.read_text(encoding="utf-8"))
         return None if data is None else Outcome(cell=cell, **{**data, "notes": tuple(data["notes"])})
     outcome = judge(cell, 1 if arguments.smoke else arguments.steps, 0.01 if arguments.smoke else 1.0)
-    if path is not None:
+    if arguments.keep is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = None if outcome is None else {**dataclasses.asdict(outcome)}
         if data is not None:
@@ -301,10 +300,11 @@ def _kept(cell: Cell, folder: Path | None, arguments: argparse.Namespace) -> Out
     return outcome
 
 
-def _key(cell: Cell, arguments: argparse.Namespace) -> str:
-    """A file name of everything an outcome depends on but for the program."""
+def _path(cell: Cell, arguments: argparse.Namespace) -> Path:
+    """Where an outcome is kept: its name says everything it depends on but for the program."""
     parts = (Path(cell.trace).stem, cell.kind, cell.nodes, cell.extra, cell.tokens_per_rank, cell.rules or "plain")
-    return "-".join(str(part) for part in (*parts, arguments.layers, arguments.steps)).replace(" ", "_")
+    name = "-".join(str(part) for part in (*parts, arguments.layers, arguments.steps)).replace(" ", "_")
+    return (arguments.keep or Path("nowhere")) / f"{name}.json"
 
 
 def main() -> None:
@@ -314,26 +314,31 @@ def main() -> None:
     parser.add_argument("--traces", nargs="+", default=[], metavar="FILE[=MODEL]", help="beside the bundled one")
     parser.add_argument("--nodes", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--steps", type=int, default=8, help="judged steps of a cell")
-    parser.add_argument("--layers", type=int, default=4, help="MoE layers of each trace and model")
+    parser.add_argument("--layers", type=int, default=3, help="MoE layers of each trace and model")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where outcomes of cells are kept and found again")
-    parser.add_argument("--every", type=int, default=1, help="only one in so many cells, those with rules all")
+    parser.add_argument("--minutes", type=float, default=35.0, help="of processor time, after which no cell is begun")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         layers = 1 if arguments.smoke else arguments.layers
         traces = [_opened(text, layers, Path(folder)) for text in (BUNDLED, *arguments.traces)]
-        cells = [
-            cell for trace in traces for cell in _sampled(list(cells_of(*trace, arguments.nodes)), arguments.every)
-        ]
+        cells = [cell for trace in traces for cell in cells_of(*trace, arguments.nodes)]
         if arguments.smoke:
             cells = [dataclasses.replace(cells[0], kind="decode", nodes=1, tokens_per_rank=2, rules="")]
-        outcomes = []
-        for cell in cells:
-            outcome = _kept(cell, None if arguments.smoke else arguments.keep, arguments)
+        found: dict[Cell, Outcome | None] = {}
+        for cell in _drawn(cells):
+            spent = time.process_time() > 60 * arguments.minutes
+            if spent and not _path(cell, arguments).is_file():
+                continue
+            found[cell] = outcome = _kept(cell, arguments)
             if outcome is not None:
-                outcomes.append(outcome)
                 print(*outcome.row(), f"planned in {outcome.plan_s:.1f} s", sep=" | ", flush=True)
-    text = _table(outcomes) + "\n\n" + "\n".join(f"- {line}" for line in summary(outcomes))
+    outcomes = [outcome for cell in cells if (outcome := found.get(cell)) is not None]
+    left = len(cells) - len(found)
+    lines = summary(outcomes) + (
+        [f"{left} of {len(cells)} cells were out of the time budget, drawn by lot."] if left else []
+    )
+    text = _table(outcomes) + "\n\n" + "\n".join(f"- {line}" for line in lines)
     print("\n" + text)
     if arguments.write:
         _write(text)

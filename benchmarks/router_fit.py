@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from moesim.trace import load_trace
 from moesim.trace.knob_presets import PRESETS
 from moesim.trace.routing_statistics import RoutingFigures, figures_of, load_correlation
+from moesim.trace.rows import TokenRows
 from moesim.trace.store import read_rows
 from moesim.trace.synthetic import make_router, route_step
 from moesim.trace.token_batches import TokenDeal
@@ -147,6 +148,7 @@ def bundled() -> Recorded:
     trace = load_trace(ROOT / "traces" / "moe-64e-public-domain.parquet")
     info, ids, sequences = trace.info, [], []
     for _, rows in read_rows(trace):
+        assert isinstance(rows, TokenRows) and rows.sequence_W is not None
         ids.append(rows.experts_WK)
         sequences.append(rows.sequence_W)
     topk_LTK = np.concatenate(ids).reshape(info.num_layers, info.num_tokens, info.top_k)

@@ -68,27 +68,31 @@ def sets() -> Iterator[ValidationSet]:
         ("deepep-normal", "b200-sxm", "0.5.12"),
         ("trtllm-two-sided", "gb200-nvl72", "trtllm_alltoall"),
         ("rccl", "mi355x", "RCCL"),
+        ("mori", "mi300x", "_IntraNode_ep"),
+        ("mori", "mi355x", "_IntraNode_ep"),
     ):
         rows = transfers(library, hardware, release)
         yield _split(
             SIZES, library, rows, _odd_sizes(rows), "fitted to every other size of each shape, judged on those between"
         )
-    for library, hardware, release in (
-        ("deepep-ll", "h100-sxm", "0.5.6.post2"),
-        ("deepep-ll", "h800-sxm", "LL using NVLink"),
-        ("deepep-ll", "h800-sxm", "initial low-latency"),
-        ("deepep-normal", "h100-sxm", "0.5.6.post2"),
-        ("deepep-normal", "h800-sxm", "initial normal"),
-        ("trtllm-two-sided", "gb200-nvl72", "trtllm_alltoall"),
-        ("pplx", "h100-sxm", "IBGDA"),
-        ("uccl", "mi300x", "UCCL-EP normal"),
-        ("uccl", "mi355x", "UCCL-EP normal"),
-        ("uccl", "h200-sxm", "UCCL-EP LL"),
-        ("uccl", "b200-sxm", "UCCL-EP LL"),
+    for library, hardware, release, tokens in (
+        ("deepep-ll", "h100-sxm", "0.5.6.post2", None),
+        ("deepep-ll", "h800-sxm", "LL using NVLink", None),
+        ("deepep-ll", "h800-sxm", "initial low-latency", None),
+        ("deepep-normal", "h100-sxm", "0.5.6.post2", None),
+        ("deepep-normal", "h800-sxm", "initial normal", None),
+        ("trtllm-two-sided", "gb200-nvl72", "trtllm_alltoall", None),
+        ("pplx", "h100-sxm", "IBGDA", None),
+        ("uccl", "mi300x", "UCCL-EP normal", None),
+        ("uccl", "mi355x", "UCCL-EP normal", None),
+        ("uccl", "h200-sxm", "UCCL-EP LL", None),
+        ("uccl", "b200-sxm", "UCCL-EP LL", None),
+        ("mori", "mi355x", "README", 4096),
+        ("mori", "mi355x", "README", 128),
     ):
-        rows = transfers(library, hardware, release)
+        rows = [m for m in transfers(library, hardware, release) if tokens in (None, m.params.get("tokens_per_rank"))]
         large = np.array([m.params["ranks"] > _LARGEST_FITTED_EP for m in rows])
-        yield _split(EP, library, rows, large, "fitted to EP <= 16, judged on EP >= 32")
+        yield _split(EP, library, rows, large, "fitted to EP <= 16, judged on larger EP")
     for hardware, release in (
         ("h100-sxm", "0.5.6.post2"),
         ("h100-sxm", "0.5.12"),
@@ -111,6 +115,7 @@ def transfers(library: str, hardware: str, release: str) -> list[Measurement]:
         and m.params["hardware"] == hardware
         and m.operation in ("dispatch", "combine", "all_to_all")
         and not m.params.get("flag")
+        and not m.params.get("quant")  # MORI's quantised combine: what crosses the links is not published
         and not disagrees(m)
         and (release in m.source or release in str(m.params.get("release", "")))
     ]

@@ -20,7 +20,7 @@ from moesim.study import compare
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((65_536, 128), (262_144, 256), (1_048_576, 1024), (4_194_304, 2048), (16_777_216, 4096))
-SMALL = ((1_024, 16), (4_096, 32))
+SMALL = ((4_096, 32),)
 LAYOUTS = ("hash", "longest_first", "key_grid", "topology")
 COLUMNS = ("experts", "devices", "layout", "fanout_nodes", "step_time_s", "bytes_a_token", "balancedness")
 TOKENS_PER_RANK = 16

@@ -22,7 +22,7 @@ from moesim.calibration_curves import FitError
 
 Floats = NDArray[np.float64]
 _PLAIN = ("nccl", "rccl", "gloo")  # libraries whose cost is counted per message
-_COUNTED_BY_RANKS = ("deepep-ll", "pplx", "trtllm-two-sided", "trtllm-one-sided")
+_COUNTED_BY_RANKS = ("deepep-ll", "pplx", "mori", "trtllm-two-sided", "trtllm-one-sided")
 _FOLDS = 5
 _EARNED = 0.97  # of the score of a simpler form: what a richer one must get under
 _MOST_JUDGED = 1500  # rows that forms are compared on

@@ -3,14 +3,15 @@
 Array letters: M measurement.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibrate.fit.transfers import bytes_of_copy, machine, measured_s, scaled, setup_of, unit_flows
+from calibrate.fit.transfers import Setup, bytes_of_copy, machine, measured_s, setup_of, unit_flows
 from calibrate.measurement import Measurement
 from moesim.calibration import Operation
 from moesim.collective.kernel_cost import busiest
@@ -64,9 +65,40 @@ def loads_of(measurements: Sequence[Measurement]) -> Loads:
 
 
 def _loads_of(measurement: Measurement) -> tuple[Any, ...]:
-    setup, operation = setup_of(measurement), operation_of(measurement)
-    cluster, copy = machine(setup.hardware, setup.nodes), bytes_of_copy(measurement)
-    flows = scaled(unit_flows(setup, operation, True), copy)
+    setup, operation, copy = setup_of(measurement), operation_of(measurement), bytes_of_copy(measurement)
+    unit = _unit_loads(setup, operation)
+    rank_bytes = unit.rank_bytes * copy
+    return (
+        *(seconds * copy for seconds in unit.busy_s),
+        *unit.latency_s,
+        unit.largest_latency_s,
+        unit.messages,
+        max(rank_bytes / max(unit.messages, 1), 1.0),
+        max(rank_bytes, 1.0),
+        copy,
+        setup.experts,
+        setup.ranks,
+        setup.nodes,
+        measurement.params.get("sms") or 0,
+        machine(setup.hardware, setup.nodes).num_nodes > 1,
+        operation == "combine",
+        measured_s(measurement),
+    )
+
+
+class _UnitLoads(NamedTuple):
+    """What copies of one byte ask: load of the fullest NIC, scale-up link and engine, latency there, messages, bytes."""
+
+    busy_s: tuple[float, ...]
+    latency_s: tuple[float, ...]
+    largest_latency_s: float
+    messages: int
+    rank_bytes: float
+
+
+@functools.lru_cache(maxsize=65_536)
+def _unit_loads(setup: Setup, operation: Operation) -> _UnitLoads:
+    cluster, flows = machine(setup.hardware, setup.nodes), unit_flows(setup, operation, True)
     bandwidth = np.array([link.bandwidth_bytes_per_s for link in cluster.links])
     tier = np.array([link.tier for link in cluster.links])
     num_engines = 4 * cluster.num_devices  # in and out, dispatch and combine
@@ -75,21 +107,12 @@ def _loads_of(measurement: Measurement) -> tuple[Any, ...]:
     kind = np.concatenate([np.where(tier == "scale_up", "scale_up", "nic"), np.full(num_engines, "engine")])
     fullest = [_fullest(busy[kind == name], latency[kind == name]) for name in ("nic", "scale_up", "engine")]
     messages, rank_bytes = busiest(flows)
-    return (
-        *(seconds for seconds, _ in fullest),
-        *(latency_s for _, latency_s in fullest),
-        float(flows.latency_F.max(initial=0.0)),
-        messages,
-        max(rank_bytes / max(messages, 1), 1.0),
-        max(rank_bytes, 1.0),
-        copy,
-        setup.experts,
-        setup.ranks,
-        setup.nodes,
-        measurement.params.get("sms") or 0,
-        cluster.num_nodes > 1,
-        operation == "combine",
-        measured_s(measurement),
+    return _UnitLoads(
+        busy_s=tuple(seconds for seconds, _ in fullest),
+        latency_s=tuple(latency_s for _, latency_s in fullest),
+        largest_latency_s=float(flows.latency_F.max(initial=0.0)),
+        messages=messages,
+        rank_bytes=rank_bytes,
     )
 
 

@@ -44,7 +44,7 @@ ALGORITHMS = {
     "deepep-ll": "direct",
     "pplx": "direct",
     "uccl": "node_dedup",
-    "mori": "per_device",
+    "mori": "node_dedup",
     "trtllm-two-sided": "per_device",
     "trtllm-one-sided": "per_device",
     "nccl": "direct",

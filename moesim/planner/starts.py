@@ -30,6 +30,23 @@ def by_load(problem: PlacementProblem, layer: int) -> Copies:
     return _held(problem, packed_P)
 
 
+def by_one_copy(problem: PlacementProblem, layer: int) -> Copies:
+    """One copy of each expert, experts on devices in proportion to speed as far as there are slots [E, D].
+
+    Where a step is bound by weight reads this is near the best, and many moves away from starts that fill every slot.
+    """
+    slots_D, load_E = problem.slots_of_devices, problem.load_LE[layer]
+    experts_D = np.zeros(problem.num_devices, dtype=np.int64)
+    for _ in range(problem.num_experts):  # each to the device that reads its experts soonest
+        experts_D[np.argmin(np.where(experts_D < slots_D, (experts_D + 1) / problem.speeds, np.inf))] += 1
+    packed_P = pack_longest_first(
+        load_E, np.ones(load_E.size, dtype=np.int64), problem.num_devices, experts_D, problem.speeds
+    )
+    holds_ED = np.zeros((problem.num_experts, problem.num_devices), dtype=np.bool_)
+    holds_ED[packed_P, np.repeat(np.arange(problem.num_devices), experts_D)] = True
+    return holds_ED
+
+
 def by_node(problem: PlacementProblem, sketch: TokenSketch, layer: int, *, thorough: bool = True) -> Copies:
     """Experts to nodes by their tokens, copies where they save trips between nodes, then longest first in each node."""
     slots_D, load_E, node_D = problem.slots_of_devices, problem.load_LE[layer], problem.node_of_devices

@@ -24,7 +24,8 @@ from moesim.units import format_time
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 EPLB = ("eplb_global", "eplb_hierarchical")
 _STEPS = 4  # of a case, that are looked at
-_SHOWN = 8  # replicated experts of a layer that are named
+_SHOWN = 8  # replicated experts of a layer that are listed
+_NAMED = 3  # of all layers that are named in words
 
 
 def explanation(
@@ -191,9 +192,15 @@ def _replica_words(replicas: Sequence[dict[str, Any]]) -> str:
     if not totals:
         return "no expert has a second copy"
     listed = ", ".join(
-        f"{count} because: {why}" for why, count in sorted(totals.items(), key=lambda item: (-item[1], item[0]))
+        f"{why} ({count})" for why, count in sorted(totals.items(), key=lambda item: (-item[1], item[0]))
     )
-    return f"{sum(totals.values())} experts of {len(replicas)} layers have several copies: {listed}"
+    rows = [(row["layer"], one) for row in replicas for one in row["experts"]]
+    most = sorted(rows, key=lambda row: (-row[1]["copies"], -row[1]["load_share"], row[0], row[1]["expert"]))[:_NAMED]
+    named = ", ".join(
+        f"expert {one['expert']} of layer {layer} ({one['copies']} for {one['load_share']:.1%} of its layer's load)"
+        for layer, one in most
+    )
+    return f"{sum(totals.values())} experts of {len(replicas)} layers have several copies, because: {listed}; most has {named}"
 
 
 def _slot_words(slot: dict[str, Any], devices: int, slots: int) -> str:

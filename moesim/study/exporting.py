@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from moesim.capacity import Capacity
 from moesim.errors import InputError
 from moesim.exporters import Check, Export, ExportRequest, TargetRefuses, export_plan
 from moesim.exporters.export import Site
-from moesim.exporters.group_order import whole_groups
 from moesim.exporters.names import find_exporter
 from moesim.exporters.writing import write_all
 from moesim.model import MoEModel, load_model
@@ -21,8 +19,8 @@ from moesim.parallelism import ParallelDims
 from moesim.plan_file import Plan
 from moesim.scenario import Scenario, make_scenario
 from moesim.setting import override_devices
+from moesim.study.making_fit import fitted_plan, fitted_words, plan_bytes
 from moesim.study.plan_traffic import TrafficCounter
-from moesim.study.planning import plan as make_plan
 from moesim.study.simulating import simulate_plan
 from moesim.topology import GRAPH_SUFFIXES, load_topology
 
@@ -84,7 +82,7 @@ def export(
     except TargetRefuses as refused:
         if not make_fit:
             raise
-        fitted = _fitted(request, refused, ground.scenario)
+        fitted = fitted_plan(request, refused, ground.scenario)
         site = None if ground.scenario is None else _site(fitted, ground.scenario)
         made = export_plan(dataclasses.replace(request, plan=fitted, site=site))
     return _written(made, out, plan, fitted)
@@ -93,9 +91,8 @@ def export(
 def _written(made: Export, out: Path, plan: Plan, fitted: Plan | None) -> Exported:
     files, notes = dict(made.files), made.notes
     if fitted is not None:
-        files[f"{out.name}.plan.json"] = _plan_bytes(fitted)
-        slots = len(fitted.expert_of_slot[0])
-        notes = (f"planned again with slots={slots} by {fitted.strategy}, as the target needs", *notes)
+        files[f"{out.name}.plan.json"] = plan_bytes(fitted)
+        notes = (fitted_words(plan, fitted), *notes)
     paths = write_all(out.parent, files)
     return Exported(
         files=tuple(paths),
@@ -104,39 +101,6 @@ def _written(made: Export, out: Path, plan: Plan, fitted: Plan | None) -> Export
         notes=notes,
         plan=plan if fitted is None else fitted,
     )
-
-
-def _fitted(request: ExportRequest, refused: TargetRefuses, scenario: Scenario | None) -> Plan:
-    """The nearest plan that the target can express; raises the refusal where there is none."""
-    if refused.slots is None:
-        raise refused
-    if scenario is None:
-        raise InputError(
-            f"--make-fit plans again, and the plan does not say for which scenario; give --scenario ({refused})"
-        )
-    plan, groups = request.plan, 1 if request.model is None else request.model.num_groups
-    if {len(row) for row in plan.expert_of_slot} == {refused.slots} and refused.slots == plan.num_experts:
-        made = plan
-    else:
-        made = make_plan(scenario, plan.strategy, slots=refused.slots)
-    if refused.slots == plan.num_experts and groups > 1:
-        made = _judged_again(whole_groups(made, groups), scenario)
-    return made
-
-
-def _plan_bytes(plan: Plan) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        return plan.write(Path(folder) / "plan.json").read_bytes()
-
-
-def _judged_again(plan: Plan, scenario: Scenario) -> Plan:
-    """The plan with times, bound and balance of the scenario."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = plan.write(Path(folder) / "plan.json")
-        changes = {"plan": str(path), "strategy": None, "slots": None, "extra_slots_per_device": None}
-        judged = make_plan(scenario.changed(placement=changes))
-    provenance = {**plan.provenance, "changed": "experts moved so that routing groups stay whole"}
-    return judged.model_copy(update={"provenance": provenance, "strategy": plan.strategy})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

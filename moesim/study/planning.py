@@ -109,6 +109,8 @@ def timed_plan(
     if before is None and every is None and move_budget is not None:
         raise InputError("a move budget needs the plan to start from; give --from OLD.json (old=... in Python)")
     scenario = _asked(scenario, strategy, slots, before)
+    if window is not None:
+        scenario = scenario.changed(compare={"plan_steps": window})
     cases = load_cases(scenario, window)
     if scenario.placement.plan is not None:
         return _stored(cases, explain=explain), 0.0

@@ -50,16 +50,18 @@ def shape_of(
 ) -> TraceShape:
     """The shape of `model`'s routing, what is given in its place; without a model experts and top_k must be given."""
     if model is not None:
-        heads = heads or model.moe.heads
+        heads = model.moe.heads if heads is None else heads
         indices = model.moe_layer_indices
-        if num_layers is not None and not 1 <= num_layers <= len(indices):
+        num_layers = len(indices) if num_layers is None else num_layers
+        if not 1 <= num_layers <= len(indices):
             raise InputError(f"layers={num_layers} must be 1..{len(indices)}, the MoE layers of {model.name}")
-        num_experts, top_k = num_experts or model.num_experts, top_k or max(1, model.top_k // heads)
+        num_experts = model.num_experts if num_experts is None else num_experts
+        top_k = max(1, model.top_k // max(1, heads)) if top_k is None else top_k
         is_the_models = (num_experts, top_k * heads) == (model.num_experts, model.top_k)
         return TraceShape(
             num_experts=num_experts,
             top_k=top_k,
-            layers=indices[: num_layers or len(indices)],
+            layers=indices[:num_layers],
             heads=heads,
             model=model.name if is_the_models else None,
         )
@@ -68,7 +70,9 @@ def shape_of(
     count = 1 if num_layers is None else num_layers
     if not 1 <= count <= 2**15:
         raise InputError(f"layers={count} must be 1..{2**15}")
-    return TraceShape(num_experts=num_experts, top_k=top_k, layers=tuple(range(count)), heads=heads or 1)
+    return TraceShape(
+        num_experts=num_experts, top_k=top_k, layers=tuple(range(count)), heads=1 if heads is None else heads
+    )
 
 
 def generate_trace(
@@ -163,7 +167,10 @@ def _info(
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise InputError(f"a trace of this size cannot be: {first['msg']}, got {str(first['input'])[:80]}") from None
+        name = ".".join(map(str, first["loc"])) or "sizes"
+        raise InputError(
+            f"a trace of this size cannot be: {name}: {first['msg']}, got {str(first['input'])[:80]}"
+        ) from None
 
 
 def _check_disk(path: Path, info: TraceInfo) -> None:

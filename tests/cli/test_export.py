@@ -90,7 +90,7 @@ def test_a_scenario_for_another_number_of_devices_is_refused(plan_file, tmp_path
 
 def test_make_fit_plans_the_nearest_even_slots(tmp_path, monkeypatch, capsys):
     """18 slots on 16 ranks: 16 are nearest, planned by the same strategy, and written beside the file."""
-    plan = moesim.plan(tiny_scenario(tmp_path, placement={"slots": 18}), "longest_first")
+    plan = moesim.plan(tiny_scenario(tmp_path, placement={"slots": 18}), "longest_first", plan_steps="0:1")
     path = plan.write(tmp_path / "plan.json")
     out = tmp_path / "made" / "location.json"
     assert 2 == run(monkeypatch, capsys, path, "--to", "sglang", "--out", out)[0]
@@ -98,6 +98,7 @@ def test_make_fit_plans_the_nearest_even_slots(tmp_path, monkeypatch, capsys):
     assert 0 == status
     fitted = moesim.load_plan(json.loads(text)["files"][1])
     assert ("longest_first", 16) == (fitted.strategy, len(fitted.expert_of_slot[0]))
+    assert "planned on steps 0:1" in fitted.notes[0]
 
 
 def test_make_fit_keeps_routing_groups_whole_where_they_route(tmp_path):
@@ -112,6 +113,7 @@ def test_make_fit_keeps_routing_groups_whole_where_they_route(tmp_path):
     rows = [[expert // 4 for expert in row] for row in made.plan.expert_of_slot]
     assert all(len(set(row[first : first + 4])) == 1 for row in rows for first in range(0, 16, 4))
     assert made.plan.predicted_step_time_s > 0
+    assert "routing groups stay whole; predicted step" in made.notes[0]
     assert {"--moe-router-num-groups 4", "--moe-router-group-topk 2"} <= set(made.launch_flags)
 
 

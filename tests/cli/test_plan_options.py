@@ -48,7 +48,7 @@ def test_a_plan_near_an_old_one_moves_no_more_than_its_budget(tmp_path, monkeypa
 
 
 def test_an_old_plan_that_does_not_fit_is_the_users_error(tmp_path, monkeypatch, capsys):
-    """Another model, a budget without an old plan, a budget that is no size: exit 2, one sentence."""
+    """Another model, a budget without an old plan, what is no size, window or time: exit 2, one sentence."""
     file = write_scenario(tmp_path)
     plan = moesim.plan(tiny_scenario(tmp_path), "balanced")
     wrong = plan.model_copy(update={"num_experts": 32, "expert_of_slot": (tuple(range(32)),) * 2})
@@ -58,6 +58,8 @@ def test_an_old_plan_that_does_not_fit_is_the_users_error(tmp_path, monkeypatch,
         (("--from", plan.write(tmp_path / "old.json"), "--move-budget", "some"), "as bytes"),
         (("--every", "0"), "every=0"),
         (("--every", "2"), "leaves nothing to re-plan for"),
+        (("--plan-steps", "5:2"), "window 5:2 is empty"),
+        (("--time-limit", "inf"), "outside 0..86400 s"),
     )
     for arguments, words in cases:
         status, _, err = run(
@@ -110,11 +112,12 @@ def test_several_traces_are_one_scenario_that_its_record_rebuilds(tmp_path):
     ("objective", "strategy"), [("mean", "balanced"), ("worst", "topology"), ("cvar:0.5", "balanced")]
 )
 def test_a_plan_for_two_traces_is_judged_by_the_objective(tmp_path, objective, strategy):
-    """Predicted = the objective over the traces' step times >= the bound; compare judges each trace too."""
+    """Predicted = the objective over the traces' step times >= the bound; little work is told; compare judges traces too."""
     both = {**tiny_scenario(tmp_path, placement=WIDE, plan={"objective": objective})}
     few = {**SKEWED, "tokens_per_rank": 16, "steps": "0:1"}
     both["trace"] = [few, {**few, "seed": 7, "steps": "0:2"}]
     plan = moesim.plan(both, strategy, time_limit_s=0.1)
+    assert plan.status.startswith("out of time (best found" if strategy == "topology" else "feasible")
     times = [case.step_time_s for case in plan.cases]
     expected = {"mean": sum(times) / 2, "worst": max(times), "cvar:0.5": max(times)}[objective]
     assert expected == pytest.approx(plan.predicted_step_time_s)
@@ -171,3 +174,13 @@ def test_replanning_charges_its_moves(tmp_path):
         if row.break_even_steps is not None:
             assert row.break_even_steps == pytest.approx(row.move_s / (row.kept_s - row.replanned_s))
     assert any("re-planned every 2 steps" in note for note in plan.notes)
+
+
+def test_replanning_follows_from_one_trace_to_the_next(tmp_path):
+    """The first stretch of the second trace is judged under a plan for the first, the next one under its own."""
+    scenario = tiny_scenario(tmp_path, placement=WIDE, plan={"payback_steps": 10**9})
+    scenario["trace"] = [{**SKEWED, "steps": "0:1"}, {**SKEWED, "seed": 7, "steps": "0:2"}]
+    plan = moesim.plan(scenario, "balanced", every=1)
+    assert [("zipf (2)", 0, 1), ("zipf (2)", 1, 2)] == [(row.trace, row.first, row.stop) for row in plan.replans]
+    assert 0.0 == plan.replans[0].moved_bytes < plan.replans[1].moved_bytes
+    assert plan.replans[0].kept_s == plan.replans[0].replanned_s

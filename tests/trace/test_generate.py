@@ -82,6 +82,8 @@ def test_the_shape_of_a_model() -> None:
         ),
         ({"shape": TraceShape(num_experts=60, top_k=4)}, "num_experts=60 is not a product"),
         ({"shape": TraceShape(num_experts=0, top_k=4)}, "experts must be >= 1, got 0"),
+        ({"shape": shape_of(None, num_experts=64, top_k=4, heads=0)}, "heads must be >= 1, got 0"),
+        ({"shape": shape_of(load_model("peer-1m"), top_k=0)}, "top_k must be >= 1, got 0"),
         ({"parameters": {"structure": 1.01}}, "structure must be 0..1, got 1.01"),
         ({"parameters": {"structure": float("nan")}}, "structure must be 0..1, got nan"),
         ({"router": "softmax_topk"}, "unknown parameter of router softmax_topk 'heads'"),

@@ -26,7 +26,8 @@ def router_fit() -> ModuleType:
 
 def _distances(router_fit: ModuleType, like: object, name: str) -> tuple[float, float]:
     """Before (default knobs) and after."""
-    return tuple(router_fit.judged(like, knobs, SEEDS)[1] for knobs in ({}, router_fit.fitted_knobs(name)))
+    before, after = (router_fit.judged(like, dict(knobs), SEEDS)[1] for knobs in ((), router_fit.fitted_knobs(name)))
+    return before, after
 
 
 def test_every_preset_is_a_set_of_knobs() -> None:

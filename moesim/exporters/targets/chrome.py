@@ -8,12 +8,12 @@ import math
 import re
 from typing import Any
 
-from moesim.errors import InputError
 from moesim.exporters.export import Check, Export, ExportRequest
-from moesim.result import SimulationResult
+from moesim.exporters.timeline import simulated_spans
+from moesim.report.drawn_spans import STREAMS, arrows, drawn_spans, lanes, rank_name
+from moesim.result import Tables
 
 _KERNEL = {"dispatch": "ncclDevKernel_SendRecv dispatch", "combine": "ncclDevKernel_SendRecv combine"}
-_MOST_SPANS = 5_000_000
 _RANK = re.compile(rb'"rank":\s+(\d+)')  # HTA's own search
 
 
@@ -21,8 +21,8 @@ def export(request: ExportRequest) -> Export:
     """Files PREFIX.rank<r>.json, PREFIX being `out` without .json; option together=true makes `out` one file of all."""
     prefix = request.out.name.removesuffix(".json")
     together = request.switch("together")
-    result = request.need_site().replay()
-    ranks = _events_by_rank(result)
+    tables, layer_index, notes = simulated_spans(request)
+    ranks = _events_by_rank(tables, layer_index)
     if together:
         events = sorted((event for own in ranks.values() for event in own), key=_order)
         files = {f"{prefix}.json": _content({}, events)}
@@ -38,7 +38,7 @@ def export(request: ExportRequest) -> Export:
         launch_flags=flags,
         checks=_checks(files, together),
         notes=(
-            "times are simulated, in microseconds from the first step's begin on",
+            *notes,
             "HTA takes every .json and .gz of a folder for a rank's trace: keep these files in one of their own",
         ),
     )
@@ -48,14 +48,9 @@ def _distributed(rank: int, ranks: int) -> dict[str, Any]:
     return {"distributedInfo": {"backend": "nccl", "rank": rank, "world_size": ranks}}
 
 
-def _events_by_rank(result: SimulationResult) -> dict[int, list[dict[str, Any]]]:
+def _events_by_rank(tables: Tables, layer_index: list[int]) -> dict[int, list[dict[str, Any]]]:
     """Events of every rank in the order of time; ranks in order."""
-    from moesim.report.drawn_spans import STREAMS, arrows, drawn_spans, lanes, rank_name
-
-    tables = result.tables
-    if tables is None or tables.spans.rank.size > _MOST_SPANS:
-        raise InputError(f"chrome: this scenario has no timeline of at most {_MOST_SPANS} spans; take fewer steps")
-    spans = drawn_spans(tables.spans, [layer.layer for layer in result.layers])
+    spans = drawn_spans(tables.spans, layer_index)
     ends = arrows(tables.spans)
     found: dict[int, list[dict[str, Any]]] = {}
     for (rank, stream, lane), members in lanes(tables.spans):

@@ -2,23 +2,20 @@
 
 from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import Trace
 
-from moesim.errors import InputError
 from moesim.exporters.export import Check, Export, ExportRequest
+from moesim.exporters.timeline import simulated_spans
+from moesim.report.formats.perfetto import timeline
 
 
 def export(request: ExportRequest) -> Export:
     """`out` is one trace (.pftrace), simulated now; it opens at ui.perfetto.dev and in trace_processor."""
-    from moesim.report.formats.perfetto import timeline
-
-    result = request.need_site().replay()
-    if result.tables is None:
-        raise InputError("perfetto: the simulation of this scenario kept no spans; take fewer steps")
-    content = timeline(result.tables, [layer.layer for layer in result.layers])
+    tables, layer_index, notes = simulated_spans(request)
+    content = timeline(tables, layer_index)
     return Export(
         files={request.out.name: content},
         launch_flags=(f"https://ui.perfetto.dev: open {request.out}",),
         checks=_checks(content),
-        notes=("times are simulated, from the first step's begin on",),
+        notes=notes,
     )
 
 

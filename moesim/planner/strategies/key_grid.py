@@ -21,7 +21,10 @@ Ints = NDArray[np.int64]
 
 def place(problem: PlacementProblem) -> PlacementAnswer:
     """Every layer on the square grid of its experts; raises Declined where experts are no square or rows do not fit nodes."""
-    grid = square_grid(problem.num_experts)
+    try:
+        grid = square_grid(problem.num_experts)
+    except Declined as error:
+        raise Declined(f"key_grid on slots={problem.num_slots}: {error}") from None
     rows_N = np.bincount(problem.node_of_devices, weights=problem.slots_of_devices).astype(np.int64) // grid.columns
     if rows_N.sum() < grid.rows:
         raise Declined(

@@ -19,7 +19,7 @@ from moesim.planner.partition import has_mtkahypar
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch, first_alike
 from moesim.planner.search_state import copies_of, slots_filled
 from moesim.planner.splits import best_split
-from moesim.planner.starts import by_eplb, by_load, by_node
+from moesim.planner.starts import by_eplb, by_load, by_node, by_one_copy
 from moesim.planner.survival import fewest_domains, surviving_slots, survivors
 
 REPLICA_POLICY = "split"
@@ -109,9 +109,20 @@ def _starts(problem: PlacementProblem, sketch: TokenSketch, layer: int, *, thoro
     if problem.num_nodes > 1 and problem.work_limit >= QUICK:
         starts.append(by_node(problem, sketch, layer, thorough=thorough and problem.work_limit >= 0.5))
     starts += [copies_of(plan) for plan in _published(problem, layer)[:1]]
+    if problem.num_slots > problem.num_experts and _reads_bind(problem, sketch):
+        starts.append(by_one_copy(problem, layer))
     if problem.old is not None:
         starts.append(copies_of(problem.old[layer]))
     return starts
+
+
+def _reads_bind(problem: PlacementProblem, sketch: TokenSketch) -> bool:
+    """Whether reading the weights of an expert takes twice as long as the arithmetic of its tokens in a step."""
+    assert problem.costs is not None
+    costs = problem.costs
+    rows = sketch.weight_T.sum() * sketch.experts_LTK.shape[2] / sketch.num_windows / problem.num_experts
+    read_s, rows_s = costs.weight_bytes_E.mean() * costs.byte_s_S[0], rows * costs.params_E.mean() * costs.flop_s_S[0]
+    return bool(read_s > 2 * rows_s)
 
 
 def _published(problem: PlacementProblem, layer: int) -> list[ExpertPlacement]:

@@ -89,6 +89,17 @@ def test_folders_without_all_ranks_are_refused(shared_data: Path, tmp_path: Path
     [
         ("vllm/eplb_log.txt", "no expert's; record with --enable-return-routed-experts"),
         ("profiler/kineto_rank0.json", "profiler timeline"),
+        ("nccl_tests/alltoall_perf.txt", "measurement of communication.*`moesim calibrate import` reads it"),
+        ("nccl_tests/alltoall_perf.json", "measurement of communication"),
+        ("rccl_tests/alltoall.csv", "measurement of communication"),
+        ("deepep/test_low_latency.log", "measurement of communication"),
+        ("topology/nccl_topo.xml", "topology; it has no routing: `moesim topology import` reads it"),
+        ("topology/slurm_topology_tree.conf", "topology; it has no routing"),
+        ("topology/iblinkinfo.txt", "topology; it has no routing"),
+        ("sglang/init_expert_location_redundant4_ep4.json", "placement of experts"),
+        ("sglang/init_expert_location_from_counts.json", r"an input of SGLang's --init-expert-location; give the \.pt"),
+        ("trtllm/moe_load_balancer.yaml", "placement of experts"),
+        ("trtllm/expert_statistic/rank0.safetensors", r"give the folder with meta_info\.json"),
         ("chakra/moe.0.et", "is none of the trace formats"),
         ("launch/mpi_rankfile", "is none of the trace formats"),
     ],
@@ -97,6 +108,14 @@ def test_files_without_routing_are_told_apart(shared_data: Path, path: str, mess
     """What the file is, where that is known."""
     with pytest.raises(InputError, match=message):
         recognised_format(shared_data / "formats" / path)
+
+
+def test_a_statistic_without_its_meta_file_is_told_from_nothing(shared_data: Path, tmp_path: Path) -> None:
+    """The first file of a folder that no reader knows is looked at too."""
+    folder = _copy(shared_data / "formats" / "trtllm" / "expert_statistic", tmp_path)
+    (folder / "meta_info.json").unlink()
+    with pytest.raises(InputError, match=r"rank0\.safetensors is one file of a TensorRT-LLM expert statistic"):
+        recognised_format(folder)
 
 
 def test_each_sample_is_recognised_by_one_reader_only(shared_data: Path) -> None:
