@@ -76,7 +76,8 @@ def shares(placement: ExpertPlacement, load_E: Loads, *, anew: bool) -> Loads:
         return level_shares(placement, load_E, np.ones(placement.num_devices))
     if placement.split_NP is not None:
         return placement.split_NP[0]
-    return 1.0 / placement.replicas_E[placement.expert_of_slot_P]
+    share_P: Loads = 1.0 / placement.replicas_E[placement.expert_of_slot_P]
+    return share_P
 
 
 def balancedness(placement: ExpertPlacement, load_E: Loads, share_P: Loads) -> float:
@@ -121,14 +122,17 @@ def drift_rows(slots: int, devices: int, layers: int) -> list[tuple[str, ...]]:
 
 
 def migration_rows(slots: int, devices: int, layers: int) -> list[tuple[str, ...]]:
-    """A line for each number of moves, and one for a fresh plan."""
+    """A line for each number of moves that every layer may make, and one for a fresh plan."""
     now_LE, next_LE = two_windows(layers)
     old = place("balanced", PlacementProblem(now_LE, devices, 8, slots)).placements
-    problem = PlacementProblem(next_LE, devices, 8, slots)
-    fresh = place("balanced", problem).placements
+    problems = [PlacementProblem(load_E[None, :], devices, 8, slots) for load_E in next_LE]
+    fresh = [place("balanced", problem).placements[0] for problem in problems]
     rows: list[tuple[str, ...]] = []
     for most in (*MOVES, None):
-        new = fresh if most is None else migrate(problem, old, fresh, "nearest", most * layers, 0.0)
+        new = fresh
+        if most is not None:
+            layered = zip(problems, old, fresh, strict=True)
+            new = [migrate(one, [before], [after], "nearest", most, 0.0)[0] for one, before, after in layered]
         moved = [int((copies_of(after) & ~copies_of(before)).sum()) for before, after in zip(old, new, strict=True)]
         level = np.mean(
             [balancedness(p, load_E, shares(p, load_E, anew=False)) for p, load_E in zip(new, next_LE, strict=True)]

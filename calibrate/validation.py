@@ -130,7 +130,7 @@ def _split(
     nic = _nic_of(train) if target == EP and library in ("deepep-normal", "pplx") else None
     kernel, _ = fit_kernel(train, library, "a validation fit", nic)
     profile = load_profile().model_copy(update={"kernels": {library: kernel}})
-    release = str(rows[0].params.get("release") or _table_of(rows[0]))
+    release = str(test[0].params.get("release") or _table_of(test[0]))
     name = f"{library} {rows[0].params['hardware']}, {release}: {target}"
     return _judged(name, target, heldout, test, lambda m: predict(profile, library, m))
 

@@ -78,7 +78,8 @@ class Replan(BaseModel):
     """What planning anew brought on one stretch of a trace, [first, stop) steps.
 
     `kept_s`: step under the first plan; `replanned_s`: under the plan made on the stretch before; both judged on this
-    stretch. `move_s`: seconds its moves take on otherwise idle links, once; `step_s` = replanned + move / steps.
+    stretch. `move_s`: seconds its moves take on otherwise idle links, once; `step_s` = replanned + move / steps, as if
+    nothing else ran; `beside_s`: the step with the moves as traffic beside it, spread over the stretch and yielding to it.
     `break_even_steps` = move / (kept - replanned); None where nothing is gained. `trace` is named where there are several.
     """
 
@@ -88,6 +89,7 @@ class Replan(BaseModel):
     kept_s: float
     replanned_s: float
     step_s: float
+    beside_s: float | None = None
     moved_bytes: float
     move_s: float
     break_even_steps: float | None

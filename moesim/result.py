@@ -4,13 +4,15 @@ Array letters: S step, L MoE ordinal, D device (or rank), V span.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+
+from moesim.placement import ExpertPlacement
 
 # Streams a rank's time is drawn on; the index is the code stored in `Spans.phase`.
 PHASES = ("attention", "dispatch", "experts", "combine", "dense", "other")
@@ -264,13 +266,23 @@ class Headroom(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Several strategies judged on the same steps; `results` holds the runs that were not declined, by strategy."""
+    """Several strategies judged on the same steps; `results` holds the runs that were not declined, by strategy.
+
+    `placements` are those strategies' placements, one per MoE layer.
+    """
 
     runs: tuple[ComparedRun, ...]
     headroom: Headroom
     results: dict[str, SimulationResult]
     scenario: dict[str, Any]
     assumptions: tuple[str, ...]
+    placements: dict[str, tuple[ExpertPlacement, ...]] = field(default_factory=dict)
+
+    @property
+    def fastest(self) -> str | None:
+        """The quickest strategy, the first of equals; None where all declined."""
+        times = {run.strategy: run.step_time_s for run in self.runs if run.step_time_s is not None}
+        return min(times, key=lambda name: times[name]) if times else None
 
     def summary(self, *, wall_clock: bool = True) -> dict[str, Any]:
         """Plain data for JSON: runs and headroom; `plan_s` only with `wall_clock`."""

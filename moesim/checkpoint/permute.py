@@ -140,7 +140,7 @@ def _check_disk(out: Path, shards: list[Shard]) -> None:
         raise InputError(f"the folder {parent} of {out.name} does not exist")
     free = shutil.disk_usage(parent).free
     if needed > free:
-        raise InputError(f"{out} needs {needed} bytes; {parent} has {free} free")
+        raise InputError(f"the permuted copy needs {needed} bytes; {parent} has {free} free")
 
 
 def _write(

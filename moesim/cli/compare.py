@@ -15,6 +15,7 @@ def compare(
     plan_steps: Annotated[str | None, typer.Option(help="Steps to plan on, START:STOP.")] = None,
     steps: Annotated[str | None, typer.Option(help="Steps to judge on, START:STOP.")] = None,
     out: Out = None,
+    plan_out: Annotated[Path | None, typer.Option(help="File for the fastest placement's plan (JSON).")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare placement strategies on predicted step time."""
@@ -22,6 +23,7 @@ def compare(
     from moesim.report.formats.text import page
     from moesim.scenario import load_scenario
     from moesim.study import compare as run
+    from moesim.study import fastest_plan
 
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     with progress(None) as tell:
@@ -31,6 +33,8 @@ def compare(
     if out is not None:
         write_report(comparison, out)
         say(f"written to {out}")
+    if plan_out is not None:
+        say(f"the plan of {comparison.fastest} is in {fastest_plan(comparison, scenario.parent).write(plan_out)}")
     if as_json:
         print_json(comparison.summary())
     else:

@@ -93,6 +93,7 @@ def _sentences(made: "Plan") -> list[str]:
         )
         lines.append(
             f"{where} {row.first}:{row.stop}: {format_time(row.kept_s)} kept, {format_time(row.replanned_s)} planned anew, "
-            f"{format_time(row.step_s)} with its moves ({format_bytes(row.moved_bytes)}) charged, {even}"
+            f"{format_time(row.beside_s or row.step_s)} with moves of {format_bytes(row.moved_bytes)} beside it, "
+            f"{format_time(row.step_s)} where nothing overlaps, {even}"
         )
     return lines + list((made.explanation or {}).get("words", ()))

@@ -32,9 +32,13 @@ def convert(
     model: Annotated[str | None, typer.Option(help="Model the routing was recorded from.")] = None,
     key: Annotated[str | None, typer.Option(help="Array to take, where the file holds several.")] = None,
     layers: Annotated[str | None, typer.Option(help="Model layer indices of the rows, such as 0,7,15.")] = None,
+    permutation: Annotated[
+        Path | None, typer.Option(help="Recorded on permuted experts: the permutation that `moesim export` wrote.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert a trace to moesim's Parquet."""
+    from moesim.exporters.expert_order import read_orders
     from moesim.model import load_model
     from moesim.report.formats.text import facts_table
     from moesim.trace.convert import convert_trace
@@ -46,6 +50,7 @@ def convert(
         model=None if model is None else load_model(model),
         key=key,
         layers=None if layers is None else _layer_list(layers),
+        orders=None if permutation is None else read_orders(permutation),
     )
     if as_json:
         print_json(answer)

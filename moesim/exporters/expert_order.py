@@ -6,6 +6,8 @@ positions [r * E / G, (r + 1) * E / G).
 
 import io
 import json
+import zipfile
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 from moesim.errors import InputError
 from moesim.exporters.export import Check, ExportRequest, TargetRefuses
 from moesim.plan_file import Plan
+
+_LARGEST_BYTES = 2**30
 
 
 def expert_permutation(plan: Plan, *, num_groups: int = 1) -> NDArray[np.int32]:
@@ -93,12 +97,35 @@ def _content(request: ExportRequest, order_LE: NDArray[np.int32]) -> bytes:
 
 
 def read_permutation(content: bytes) -> tuple[NDArray[np.int32], list[int]]:
-    """The permutation [L, E] and the model layer indices in a file of `permutation_file`."""
-    if content[:2] == b"PK":
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            return arrays["permutation"], arrays["layers"].tolist()
+    """The permutation [L, E] and the model layer indices in a file of `permutation_file`; raises InputError."""
     try:
-        data = json.loads(content)
-        return np.array(data["permutation"], dtype=np.int32), list(data["layers"])
-    except (ValueError, KeyError, TypeError) as error:
+        if content[:2] == b"PK":
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                if sum(part.file_size for part in archive.infolist()) > _LARGEST_BYTES:
+                    raise InputError(f"it claims more than {_LARGEST_BYTES} bytes, which no expert permutation has")
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                order_LE, layers = arrays["permutation"], arrays["layers"].tolist()
+        else:
+            data = json.loads(content)
+            order_LE, layers = np.array(data["permutation"], dtype=np.int32), list(data["layers"])
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError, zipfile.BadZipFile) as error:
         raise InputError(f"this is no expert permutation: {str(error)[:100]}") from None
+    if order_LE.ndim != 2 or order_LE.dtype.kind not in "iu" or len(order_LE) != len(layers):
+        raise InputError("this is no expert permutation: it must have a list of experts for every layer")
+    return order_LE, layers
+
+
+def read_orders(path: Path) -> dict[int, NDArray[np.int32]]:
+    """The old expert at every position [E], by model layer index; raises InputError for any other file."""
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            raise InputError(f"{path} is larger than {_LARGEST_BYTES} bytes, which no expert permutation is")
+        order_LE, layers = read_permutation(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read permutation {path}: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    experts = order_LE.shape[1]
+    if (np.sort(order_LE, axis=1) != np.arange(experts)).any():
+        raise InputError(f"{path}: every layer's permutation must name each of {experts} experts once")
+    return dict(zip(layers, order_LE, strict=True))

@@ -27,6 +27,7 @@ def search_layer(
     layer: int,
     starts: Sequence[NDArray[np.bool_]],
     work: float,
+    rounds: int = 2,
 ) -> ExpertPlacement:
     """The placement of a layer, with a row of 0 and 1 for each source device in its split.
 
@@ -45,7 +46,7 @@ def search_layer(
     state = best[1]
     rest = max(work * (1.0 - _TRIAL * len(starts)), 0.3 * work)
     improve(costs, tokens, state, 0.6 * rest, _seed(problem, layer, len(starts)))
-    improve_neighbourhoods(costs, tokens, state, problem.work_limit)
+    improve_neighbourhoods(costs, tokens, state, problem.work_limit, rounds)
     improve(costs, tokens, state, 0.4 * rest, _seed(problem, layer, len(starts) + 1))
     return _placed(problem, state)
 

@@ -25,14 +25,13 @@ from moesim.planner.local_search import busiest_devices, swap_into
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.search_state import SearchState, SearchTokens, value
 
-ROUNDS = 2
 MOST_COPIES = 48
 MOST_WINDOWS = 6
 DETERMINISTIC_TIME = 0.01  # of CP-SAT, a round
 
 
 def improve_neighbourhoods(
-    costs: CostTables, tokens: SearchTokens, state: SearchState, work_limit: float, rounds: int = ROUNDS
+    costs: CostTables, tokens: SearchTokens, state: SearchState, work_limit: float, rounds: int = 2
 ) -> float:
     """Deal the copies of 2 to 6 devices anew, round after round, while it helps; returns the value reached.
 

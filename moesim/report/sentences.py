@@ -6,6 +6,7 @@ from moesim.units import format_time
 
 # Below this relative difference two step times are told as equal: no model here claims to be that exact.
 HARDLY = 0.01
+WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 
 LIMIT_WORDS = {
     "nic": "NIC links",
@@ -96,6 +97,7 @@ def remarks(comparison: Comparison, timed: list[ComparedRun], shown: SimulationR
     if windows := windows_phrase(comparison.scenario):
         remarks.append(windows)
     remarks += [_headroom_remark(what, time, timed) for what, time in _headroom(comparison.headroom) if timed]
+    remarks += _worth_remark(timed, comparison.headroom.oracle_s)
     if shown and shown.drop_rate - shown.lost_rate > 1e-12:
         dropped = shown.drop_rate - shown.lost_rate
         remarks.append(f"{dropped:.1%} of (token, expert) pairs are dropped by the capacity limit.")
@@ -143,6 +145,19 @@ def _headroom_remark(what: str, time: float, timed: list[ComparedRun]) -> str:
     return (
         f"With {what} a step would take {format_time(time)}, {over(time_of(timed[0]), time):.2f}x as fast as the best."
     )
+
+
+def _worth_remark(timed: list[ComparedRun], oracle_s: float | None) -> list[str]:
+    """Whether planning beyond EPLB can pay: its better mode against the plan that knew the judged steps."""
+    published = [run for run in timed if run.strategy.startswith("eplb")]
+    if oracle_s is None or not published:
+        return []
+    least_s = min(oracle_s, time_of(timed[0]))
+    headroom = over(time_of(published[0]), least_s) - 1
+    if headroom < WORTH_IT:
+        return [f"Headroom over {published[0].strategy} is {headroom:.1%}: not worth it (below {WORTH_IT:.0%})."]
+    got = over(time_of(published[0]), time_of(timed[0])) - 1
+    return [f"Headroom over {published[0].strategy} is {headroom:.1%}, of which {timed[0].strategy} gets {got:.1%}."]
 
 
 def sureness(shown: SimulationResult | None) -> tuple[str, ...]:

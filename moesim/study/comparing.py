@@ -82,6 +82,7 @@ def compare(
         results=results,
         scenario=setting.scenario.record(),
         assumptions=_common(results),
+        placements={name: work_of[name].placements for name in results},
     )
 
 
@@ -99,6 +100,7 @@ def _over_traces(
         results=results,
         scenario=scenario.record(),
         assumptions=_common(results),
+        placements={name: judged.placements[name] for name in results},
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.errors import Declined
+from moesim.placement import ExpertPlacement
 from moesim.planner import PlacementAnswer, PlacementProblem, reads_tokens
 from moesim.planner.choosing import risk
 from moesim.planner.scenarios import Cases, robust_answer
@@ -27,10 +28,11 @@ from moesim.study.work_plan import make_work_plan
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Rows by strategy, the slowest trace's result of each that has one, and the headroom."""
+    """Rows by strategy, placements and the slowest trace's result of each that has one, and the headroom."""
 
     rows: dict[str, ComparedRun]
     results: dict[str, SimulationResult]
+    placements: dict[str, tuple[ExpertPlacement, ...]]
     headroom: Headroom
 
 
@@ -43,6 +45,7 @@ def compare_cases(
     problem, members = _posed(seen, strategies, level)
     rows: dict[str, ComparedRun] = {}
     results: dict[str, SimulationResult] = {}
+    placements: dict[str, tuple[ExpertPlacement, ...]] = {}
     best: tuple[float, PlacementAnswer, str] | None = None
     for name in strategies:
         compile_strategy(name)
@@ -52,7 +55,7 @@ def compare_cases(
         except Declined as error:
             rows[name] = ComparedRun(strategy=name, declined=str(error))
             continue
-        plan_s = time.perf_counter() - began
+        plan_s, placements[name] = time.perf_counter() - began, answer.placements
         runs = [_replayed(case, name, answer, window, on_progress) for case in judged]
         step_s = _risk(judged, [run.step_time_s for run in runs], level)
         rows[name] = ComparedRun(
@@ -67,7 +70,7 @@ def compare_cases(
         best = min(best, (step_s, answer, name), key=lambda one: one[0]) if best else (step_s, answer, name)
     oracle_s = _oracle_s(judged, window, level, oracle, rows)
     perfect_s = None if best is None else _perfect_s(judged, best[1], best[2], level)
-    return Judged(rows, results, Headroom(perfect_balance_s=perfect_s, oracle_s=oracle_s))
+    return Judged(rows, results, placements, Headroom(perfect_balance_s=perfect_s, oracle_s=oracle_s))
 
 
 def _posed(cases: Sequence[Case], strategies: Sequence[str], level: float) -> tuple[PlacementProblem, Cases]:

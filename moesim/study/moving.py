@@ -7,10 +7,12 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.collective.leg import Leg
 from moesim.memory import slot_bytes
-from moesim.network.bound import bound_completion
+from moesim.network.bound import bound_completion, link_busy_s
+from moesim.network.flow import Flows
 from moesim.placement import ExpertPlacement
 from moesim.plan_file import MoveRound
 from moesim.planner.moves import Move, move_rounds
@@ -57,15 +59,31 @@ def copy_price_s(setting: Setting, work: WorkPlan) -> float:
     return _round_s(setting, work, moves) / size
 
 
+def moves_busy_s(setting: Setting, work: WorkPlan, rounds: Rounds) -> NDArray[np.float64]:
+    """Seconds each link needs for all rounds, float64 [links]."""
+    links = work.builder.links
+    busy = np.zeros(len(links.bandwidth))
+    for one in rounds:
+        flows = _flows(setting, work, one.moves)
+        if flows is not None:
+            busy += link_busy_s(flows.paths, flows.bytes_F, links.bandwidth)
+    return busy
+
+
 def _round_s(setting: Setting, work: WorkPlan, moves: Sequence[Move]) -> float:
-    """Seconds of one round; every expert-parallel group moves at once."""
+    flows = _flows(setting, work, moves)
+    return 0.0 if flows is None else bound_completion(flows, work.builder.links.bandwidth)
+
+
+def _flows(setting: Setting, work: WorkPlan, moves: Sequence[Move]) -> Flows | None:
+    """The flows of one round, every expert-parallel group moving at once; None where nothing travels."""
     builder = work.builder
     between = np.array([(sender, receiver) for _, sender, receiver in moves if sender != receiver], dtype=np.int64)
     if not between.size:
-        return 0.0
+        return None
     first = np.repeat(np.arange(0, builder.num_ranks, builder.group_size), len(between))
     pairs = np.tile(between, (builder.num_ranks // builder.group_size, 1)) + first[:, None]
     leg = Leg(source_F=pairs[:, 0], target_F=pairs[:, 1], copies_F=np.ones(len(pairs), dtype=np.int64), engine=False)
     flows, _ = builder.flows([leg], "dispatch")
     scale = copy_bytes_of(setting) / builder.bytes_per_copy["dispatch"]
-    return bound_completion(dataclasses.replace(flows, bytes_F=flows.bytes_F * scale), builder.links.bandwidth)
+    return dataclasses.replace(flows, bytes_F=flows.bytes_F * scale)

@@ -32,12 +32,17 @@ def _columns(info: TraceInfo) -> dict[str, pa.DataType]:
     if info.level == "count":
         return {"step": pa.int32(), "layer": pa.int16(), "expert": pa.int32(), "tokens": pa.int64()}
     columns = {"step": pa.int32(), "layer": pa.int16(), "rank": pa.int32(), "token": pa.int64()}
-    columns["experts"] = pa.list_(pa.int32(), info.top_k)
+    columns["experts"] = _row_of(pa.int32(), info.top_k)
     if info.has_weights:
-        columns["weights"] = pa.list_(pa.float16(), info.top_k)
+        columns["weights"] = _row_of(pa.float16(), info.top_k)
     if info.has_sequences:
         columns["sequence"] = pa.int32()
     return columns
+
+
+def _row_of(kind: pa.DataType, count: int) -> pa.DataType:
+    """`count` values, none missing, which spares the file a level for each."""
+    return pa.list_(pa.field("element", kind, nullable=False), count)
 
 
 def read_info(schema: pa.Schema, source: str) -> TraceInfo:

@@ -164,13 +164,14 @@ def test_the_explanation_adds_up_and_says_whether_it_is_worth_it(tmp_path, monke
 
 
 def test_replanning_charges_its_moves(tmp_path):
-    """step = re-planned + moves / steps; the first stretch has nothing to compare with; break-even = move / gain."""
+    """step = re-planned + moves / steps, less where they yield to the step; break-even = move / gain."""
     scenario = tiny_scenario(tmp_path, trace={**SKEWED, "steps": "0:6"}, placement=WIDE)
     old = moesim.plan(tiny_scenario(tmp_path, trace={**SKEWED, "seed": 5}, placement=WIDE), "contiguous")
     plan = moesim.plan(scenario, "balanced", old=old, move_budget="1GiB", every=2)
     assert [(2, 4), (4, 6)] == [(row.first, row.stop) for row in plan.replans]
     for row in plan.replans:
         assert row.step_s == pytest.approx(row.replanned_s + row.move_s / 2)
+        assert row.beside_s is not None and row.replanned_s <= row.beside_s <= row.step_s
         if row.break_even_steps is not None:
             assert row.break_even_steps == pytest.approx(row.move_s / (row.kept_s - row.replanned_s))
     assert any("re-planned every 2 steps" in note for note in plan.notes)

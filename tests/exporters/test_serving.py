@@ -142,3 +142,15 @@ def test_a_name_the_loader_would_take_for_something_else_is_refused(target, out)
 
     with pytest.raises(InputError, match=out):
         exported(plan_of((IDENTITY, IDENTITY), 4), target, out, MODEL)
+
+
+@pytest.mark.parametrize(("text", "is_map"), [("initial_expert_map_path: str | None = None", True), ("", False)])
+def test_the_installed_vllm_is_read_for_the_field_and_not_imported(text, is_map, tmp_path, monkeypatch):
+    """Its EPLB config has the field: the map is written, replicas and all; else the permutation. Importing it would fail."""
+    (tmp_path / "vllm" / "config").mkdir(parents=True)
+    (tmp_path / "vllm" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "vllm" / "config" / "parallel.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    export = exported(plan_of((IDENTITY, IDENTITY), 4), "vllm", "m.json", MODEL)
+    assert is_map == isinstance(json.loads(export.files["m.json"]), list)
+    assert is_map == ("--enable-eplb" in export.launch_flags)

@@ -26,6 +26,7 @@ REPLICA_POLICY = "split"
 WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
 QUICK = 0.2  # of the usual work: below it no trial on unseen windows and no start by node
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
+LARGE = 1 << 15  # layers x experts x devices, above which one neighbourhood a layer and no linear program of splits
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 
@@ -99,9 +100,13 @@ def _searched(problem: PlacementProblem, sketch: TokenSketch, layer: int, share:
     """The layer searched with a share of the usual work."""
     assert problem.costs is not None
     work = WORK * share * max(problem.work_limit, QUICK) * min(1.0, 58 / problem.num_layers)
-    return search_layer(
-        problem, problem.costs, sketch, layer, _starts(problem, sketch, layer, thorough=share == 1.0), work
-    )
+    starts = _starts(problem, sketch, layer, thorough=share == 1.0)
+    return search_layer(problem, problem.costs, sketch, layer, starts, work, rounds=1 if _large(problem) else 2)
+
+
+def _large(problem: PlacementProblem) -> bool:
+    """Whether all that is tried on a layer would take minutes on all layers."""
+    return problem.num_layers * problem.num_experts * problem.num_devices > LARGE
 
 
 def _starts(problem: PlacementProblem, sketch: TokenSketch, layer: int, *, thorough: bool) -> list[NDArray[np.bool_]]:
@@ -142,7 +147,7 @@ def _best(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> ExpertP
     best = _searched(problem, sketch, layer)
     seconds = time_of(problem, problem.sketch, layer, best)
     others = [_on_all_slots(problem, plan) for plan in _published(problem, layer)]
-    if problem.work_limit >= 0.5:
+    if problem.work_limit >= 0.5 and not _large(problem):
         others.append(best_split(problem, layer, best).placement)
     for other in others:
         other_s = time_of(problem, problem.sketch, layer, other)
