@@ -74,9 +74,8 @@ def shares(placement: ExpertPlacement, load_E: Loads, *, anew: bool) -> Loads:
     """The part of its expert's tokens that each slot takes [P]: solved for these loads, the plan's own, or even."""
     if anew:
         return level_shares(placement, load_E, np.ones(placement.num_devices))
-    if placement.split_NP is not None:
-        return placement.split_NP[0]
-    share_P: Loads = 1.0 / placement.replicas_E[placement.expert_of_slot_P]
+    even_P = 1.0 / placement.replicas_E[placement.expert_of_slot_P]
+    share_P: Loads = even_P if placement.split_NP is None else placement.split_NP[0]
     return share_P
 
 

@@ -170,7 +170,7 @@ def bound_row(size: Size) -> str:
         path.write_text(model.replace("num_experts: 1048576", f"num_experts: {size.experts}"))
         setting = load_setting(make_scenario({**data, "model": str(path)}))
     ids = windows(size, 0.7, 1)[0]
-    step = DealtStep(step=0, rank_T=sources(size, len(ids)), experts_LTK=ids[None], weights_LTK=None)
+    step = DealtStep(step=0, rank_T=sources(size, len(ids)), experts_LTK=ids[None], weights_LTK=None, fill=1.0)
     placement, _ = planned(size, ids, "hash")
     work = make_work_plan(setting, (placement,), policy_of(setting, "hash"))
     began = time.process_time()

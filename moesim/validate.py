@@ -13,6 +13,7 @@ from moesim.errors import InputError, MoesimError
 BEGIN, END = "<!-- moesim validate: begin -->", "<!-- moesim validate: end -->"
 OnSet = Callable[[dict[str, Any]], None]
 _MOST_NAMED = 12
+_TOO_FAST = "faster than its links: not compared"
 
 
 def validate(*, on_set: OnSet | None = None) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def validate_file(path: Path | str, profile_name: str) -> dict[str, Any]:
     """
     import numpy as np
 
+    from calibrate.fit.loads import beats_links
     from calibrate.fit.transfers import measured_s, predict
     from calibrate.import_report import ImportOptions, ImportReport
     from calibrate.importers.table import read
@@ -59,6 +61,8 @@ def validate_file(path: Path | str, profile_name: str) -> dict[str, Any]:
     for measurement in read(str(path), ImportOptions(), report):
         library = str(measurement.params.get("library"))
         try:
+            if measurement.params.get("flag") or beats_links(measurement):
+                raise InputError(_TOO_FAST)
             seconds = predict(profile, library, measurement)
         except MoesimError as error:
             left_out[str(error)] = left_out.get(str(error), 0) + 1

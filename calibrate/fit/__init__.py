@@ -14,8 +14,9 @@ from typing import Any
 
 from calibrate.fit.communication import fit_kernel
 from calibrate.fit.expert_mlp import Rates, expert_rows, fit_expert_curve
+from calibrate.fit.loads import beats_links
 from calibrate.fit.rates import copy_fractions, launch_seconds
-from calibrate.fit.transfers import ALGORITHMS, MACHINES, setup_of
+from calibrate.fit.transfers import ALGORITHMS, MACHINES
 from calibrate.hardware_names import profile_of
 from calibrate.link_limit import flag_of
 from calibrate.measurement import Measurement, read_measurements
@@ -136,7 +137,8 @@ def _why_not(measurement: Measurement, hardware: str) -> str | None:
         if params.get("library") not in ALGORITHMS:
             return f"library {params.get('library')!r} has no known algorithm"
         try:
-            setup_of(measurement)
+            if beats_links(measurement):
+                return "faster than its links"
         except MoesimError as error:
             return str(error)
     return None

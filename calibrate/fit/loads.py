@@ -18,6 +18,7 @@ from moesim.collective.kernel_cost import busiest
 from moesim.network.bound import link_busy_s, smallest_latency
 
 Floats = NDArray[np.float64]
+_ALLOWANCE = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +123,16 @@ def _fullest(busy: Floats, latency: Floats) -> tuple[float, float]:
         return 0.0, 0.0
     first = int(np.argmax(busy))
     return float(busy[first]), float(latency[first])
+
+
+def beats_links(measurement: Measurement) -> bool:
+    """Whether a transfer took far less than its fullest link needs at the nominal rate of the machine that stands for its own.
+
+    A quarter is allowed: the copies are drawn anew, and cards differ. Raises InputError for a row without a setup.
+    """
+    unit = _unit_loads(setup_of(measurement), operation_of(measurement))
+    nic_s, scale_up_s, _ = unit.busy_s
+    return measured_s(measurement) * _ALLOWANCE < max(nic_s, scale_up_s) * bytes_of_copy(measurement)
 
 
 def operation_of(measurement: Measurement) -> Operation:

@@ -88,9 +88,11 @@ def _sentences(made: "Plan") -> list[str]:
     lines = [f"{case.name} (weight {case.weight:g}): {format_time(case.step_time_s)} a step" for case in made.cases]
     for row in made.replans:
         where = f"{row.trace}, steps" if row.trace else "steps"
-        even = (
-            "never pays back" if row.break_even_steps is None else f"pays back after {row.break_even_steps:.0f} steps"
-        )
+        even = "never pays back"
+        if row.moved_bytes == 0.0:
+            even = "nothing to pay back"
+        elif row.break_even_steps is not None:
+            even = f"pays back after {row.break_even_steps:.0f} steps"
         lines.append(
             f"{where} {row.first}:{row.stop}: {format_time(row.kept_s)} kept, {format_time(row.replanned_s)} planned anew, "
             f"{format_time(row.beside_s or row.step_s)} with moves of {format_bytes(row.moved_bytes)} beside it, "

@@ -95,7 +95,8 @@ def _key_figures(plan: Plan, view: PlanView) -> list[tuple[str, str, str]]:
     ]
     if view.binding:
         name, _, share = view.binding[0].partition(": ")
-        figures.append(("Bound by", name, share))
+        resource, _, phase = name.partition(" (")
+        figures.append(("Bound by", resource, f"{phase.rstrip(')')}, {share}" if phase else share))
     return figures
 
 
@@ -108,13 +109,16 @@ def _moves(plan: Plan) -> str:
 def _sections(view: PlanView) -> list[tuple[str, str, str, Pictures]]:
     """Anchor, heading, reading and pictures of every section."""
     before, binds = view.before[0].upper() + view.before[1:], "; ".join(view.binding)
+    times = [("Time of each layer", plots.seconds(view))]
+    if view.bound_s_L is not None:
+        times.append(("Gap of each layer to what no plan beats", plots.gap(view, view.bound_s_L)))
     return [
         (
             "seconds",
             "Time and gap per layer",
             "Dispatch, experts and combine of each layer, and what no plan of these slots beats."
             + (f" What binds: {binds}." if binds else ""),
-            [("Time of each layer", plots.seconds(view))],
+            times,
         ),
         (
             "loads",

@@ -15,6 +15,7 @@ from moesim.network.bound import bound_completion, link_busy_s
 from moesim.network.flow import Flows
 from moesim.placement import ExpertPlacement
 from moesim.plan_file import MoveRound
+from moesim.planner import PlacementProblem
 from moesim.planner.moves import Move, move_rounds
 from moesim.planner.search_state import copies_of
 from moesim.setting import Setting
@@ -24,12 +25,13 @@ Rounds = tuple[MoveRound, ...]
 
 
 def rounds_between(
-    setting: Setting, old: Sequence[ExpertPlacement], new: Sequence[ExpertPlacement], devices_per_node: int
+    setting: Setting, old: Sequence[ExpertPlacement], new: Sequence[ExpertPlacement], problem: PlacementProblem
 ) -> Rounds:
-    """The move rounds of every layer that changes, one layer after the other."""
+    """The move rounds of every layer that changes, one layer after the other; devices without slots (dead) send nothing."""
     rounds = []
     for index, before, after in zip(setting.model.moe_layer_indices, old, new, strict=True):
-        for moves in move_rounds(copies_of(before), copies_of(after), devices_per_node):
+        held_ED = copies_of(before) & (problem.slots_of_devices > 0)
+        for moves in move_rounds(held_ED, copies_of(after), problem.devices_per_node):
             rounds.append(MoveRound(layer=index, moves=moves))
     return tuple(rounds)
 
@@ -49,14 +51,15 @@ def move_seconds(setting: Setting, work: WorkPlan, rounds: Rounds) -> float:
     return sum(_round_s(setting, work, one.moves) for one in rounds)
 
 
-def copy_price_s(setting: Setting, work: WorkPlan) -> float:
-    """Seconds a copy takes of a full round, in which every device sends one to the next node (or the next device)."""
-    size, per_node = work.builder.group_size, work.builder.devices_per_node
-    if size == 1:
+def copy_price_s(setting: Setting, work: WorkPlan, problem: PlacementProblem) -> float:
+    """Seconds a copy takes of a full round: every device with slots sends one to the next node (or the next device)."""
+    devices = np.flatnonzero(problem.slots_of_devices > 0)
+    if devices.size == 1:
         return 0.0
-    shift = per_node if size > per_node else 1
-    moves = tuple((0, device, (device + shift) % size) for device in range(size))
-    return _round_s(setting, work, moves) / size
+    per_node = work.builder.devices_per_node
+    receivers = np.roll(devices, -(per_node if devices.size > per_node else 1))
+    moves = tuple((0, int(device), int(receiver)) for device, receiver in zip(devices, receivers, strict=True))
+    return _round_s(setting, work, moves) / devices.size
 
 
 def moves_busy_s(setting: Setting, work: WorkPlan, rounds: Rounds) -> NDArray[np.float64]:

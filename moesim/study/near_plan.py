@@ -35,10 +35,10 @@ def moved_towards(
         note = f"a move budget of {format_bytes(budget_bytes)} is below one expert's {format_bytes(each)}: the old plan"
         return dataclasses.replace(answer, placements=tuple(old), notes=(*answer.notes, note), proven=False), ()
     work = make_work_plan(setting, tuple(old), policy)
-    price_s = copy_price_s(setting, work) / setting.scenario.plan.payback_steps
+    price_s = copy_price_s(setting, work, problem) / setting.scenario.plan.payback_steps
     most = None if budget_bytes is None else int(budget_bytes // each)
     placements = migrate(problem, old, answer.placements, policy, most, price_s)
-    rounds = rounds_between(setting, old, placements, problem.devices_per_node)
+    rounds = rounds_between(setting, old, placements, problem)
     count = sum(len(one.moves) for one in rounds)
     words = (
         f"{count} copies ({format_bytes(moved_bytes(setting, rounds))} in each group) move in {len(rounds)} rounds, "

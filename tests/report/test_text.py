@@ -109,6 +109,21 @@ def test_inspection_shows_lists_per_layer_as_columns() -> None:
     assert "experts 64" in lines
 
 
+def test_inspection_lists_what_the_audit_flagged() -> None:
+    """Every flagged expert is a row of its own; a note is a fact even where there are as many notes as layers."""
+    flagged = {"window": 3, "layer": 7, "expert": 5, "tokens": 90, "expected": 41.23456, "z": 9.87654}
+    audit = {"windows": 8, "cells": 16, "threshold": 4.5, "flagged": 1, "table": [flagged]}
+    text = printed(
+        inspect_table({"layers": 1, "layer_indices": [7], "gini": [0.25], "notes": ["even"], "audit": audit})
+    )
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "layer gini" in lines
+    assert "notes even" in lines
+    assert "audit.flagged 1" in lines
+    assert "window layer expert tokens expected z" in lines
+    assert "3 7 5 90 41.23 9.877" in lines
+
+
 def test_inspection_without_layers_is_facts_only() -> None:
     """Nothing to tabulate."""
     assert "token" in printed(inspect_table({"level": "token", "layers": 0}))

@@ -69,19 +69,11 @@ def test_the_wheel_holds_every_fact_and_template(wheel):
 
 
 def test_the_demo_runs_from_the_wheel(command, tmp_path):
-    """The demo compares seven placements and writes its report into the working folder."""
+    """The demo compares six placements and writes report, plan and a launcher's file into the working folder."""
     done = run(command, "demo", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr
-    for strategy in (
-        "contiguous",
-        "round_robin",
-        "random",
-        "hash",
-        "longest_first",
-        "eplb_global",
-        "eplb_hierarchical",
-    ):
+    for strategy in ("contiguous", "round_robin", "hash", "longest_first", "eplb_global", "topology"):
         assert strategy in done.stdout
     written = {path.name for path in (tmp_path / "out" / "demo").iterdir()}
-    assert {"report.html", "timeline.pftrace", "result.json"} <= written
+    assert {"report.html", "timeline.pftrace", "result.json", "plan.json", "sglang-expert-location.json"} <= written
     assert str(tmp_path / "out" / "demo") in done.stderr

@@ -26,7 +26,7 @@ REPLICA_POLICY = "split"
 WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
 QUICK = 0.2  # of the usual work: below it no trial on unseen windows and no start by node
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
-LARGE = 1 << 15  # layers x experts x devices, above which one neighbourhood a layer and no linear program of splits
+LARGE = 1 << 19  # layers x experts x devices, above which one neighbourhood a layer and no linear program of splits
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 

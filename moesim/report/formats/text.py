@@ -171,20 +171,32 @@ def records_table(records: Sequence[Mapping[str, Any]], title: str | None = None
 
 
 def inspect_table(facts: Mapping[str, Any]) -> RenderableType:
-    """What `trace inspect` found: single values as facts, lists of one value per layer as columns of one table."""
-    count = int(facts["layers"])
-    columns = {
-        key: value for key, value in facts.items() if isinstance(value, (list, tuple)) and len(value) == count > 0
-    }
-    rest = facts_table({key: value for key, value in facts.items() if key not in columns})
+    """What `trace inspect` found: single values as facts, lists of one value per layer as columns of one table, what the
+    audit flagged as another.
+    """
+    count, audit = int(facts["layers"]), dict(facts.get("audit") or {})
+    columns = {key: value for key, value in facts.items() if _is_per_layer(value, count)}
+    flagged = audit.pop("table", [])
+    told = {**facts, "audit": audit} if audit else facts
+    tables = [facts_table({key: value for key, value in told.items() if key not in columns})]
     index = columns.pop("layer_indices", range(count))
-    if not columns:
-        return rest
     records = [
         {"layer": layer, **{name: cell for key, value in columns.items() for name, cell in _cells_of(key, value[row])}}
         for row, layer in enumerate(index)
     ]
-    return Group(rest, records_table(records))
+    if columns:
+        tables.append(records_table(records))
+    if flagged:
+        rounded = [dict(cell for key, value in one.items() for cell in _cells_of(key, value)) for one in flagged]
+        tables.append(records_table(rounded, "audit: experts busier or idler than the inputs explain"))
+    return Group(*tables)
+
+
+def _is_per_layer(value: Any, count: int) -> bool:
+    """A list of `count` numbers, mappings or Nones; text is not a layer's."""
+    return (
+        isinstance(value, (list, tuple)) and len(value) == count > 0 and not any(isinstance(one, str) for one in value)
+    )
 
 
 def _cells_of(key: str, value: Any) -> list[tuple[str, Any]]:
