@@ -1,6 +1,6 @@
 """Benchmark of one plan for two workloads: the slower one's step time against EPLB planned on the sum of both.
 
-Run: python benchmarks/two_workloads.py --traces INTENT.npz TRANSLATION.npz [--extra 3 6] [--write] | --smoke.
+Run: python benchmarks/two_workloads.py --traces INTENT.npz TRANSLATION.npz [--extra 3 4 6] [--write] | --smoke.
 Each trace is replayed under DeepSeek-V2-Lite cut to four layers, decode with 4 tokens a rank on two H100 nodes, so many
 extra slots a device. Strategies plan on steps 0:8 of both traces, objective `worst`, and are judged by `fluid` on steps
 8:10. *EPLB* is its better mode, *oracle* topology planned on the judged steps; all are the slower workload's step.
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="balanced on two synthetic traces of one layer")
     parser.add_argument("--traces", nargs=2, type=Path, metavar="NPZ")
-    parser.add_argument("--extra", nargs="+", type=int, default=[3, 6])
+    parser.add_argument("--extra", nargs="+", type=int, default=[3, 4, 6])
     parser.add_argument("--write", action="store_true", help="put the table into docs/PLANNING.md")
     arguments = parser.parse_args()
     if not arguments.smoke and arguments.traces is None:

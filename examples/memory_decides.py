@@ -67,6 +67,8 @@ def draw(points: Sequence[CopiesPoint], out: Path) -> None:
             y = point.fanout_nodes if axes is fan_out else 1e3 * point.step_s
             axes.annotate(f"{point.copies}x", (x, y), xytext=(3, 4), textcoords="offset points", fontsize=7)
         axes.set_xscale("log", base=2)
+        axes.set_xticks(memory[::2], [f"{size:g}" for size in memory[::2]])
+        axes.margins(x=0.12)
         axes.set_xlabel("expert weights of a device, one layer (MiB)")
         axes.set_ylim(bottom=0.0)
         axes.grid(alpha=0.3)

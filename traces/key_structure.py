@@ -63,9 +63,8 @@ def add_scores(score_E: NDArray[np.float64], experts: Sequence[NDArray[np.int32]
 
 
 def _shared_experts(experts_TK: NDArray[np.int32], follows_T: NDArray[np.int64]) -> float:
-    there_TK = experts_TK >= 0
-    stride = int(experts_TK.max()) + 1
-    uses_TK = experts_TK + np.arange(len(experts_TK), dtype=np.int64)[:, np.newaxis] * stride
-    also_TK = np.zeros(experts_TK.shape, bool)
-    also_TK[there_TK] = np.isin(uses_TK[there_TK], uses_TK[there_TK] + stride)
-    return float((also_TK.sum(axis=1) / there_TK.sum(axis=1))[follows_T].mean())
+    """A row holds an expert once, so in two rows sorted together an expert of both stands twice in succession."""
+    later_TK, earlier_TK = experts_TK[follows_T], experts_TK[follows_T - 1]
+    both_TK = np.sort(np.concatenate([later_TK, earlier_TK], axis=1), axis=1)
+    shared_T = ((both_TK[:, 1:] == both_TK[:, :-1]) & (both_TK[:, 1:] >= 0)).sum(axis=1)
+    return float((shared_T / (later_TK >= 0).sum(axis=1)).mean())

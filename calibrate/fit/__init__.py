@@ -23,6 +23,7 @@ from calibrate.measurement import Measurement, read_measurements
 from moesim.calibration import CalibrationProfile, LinkProfile, load_profile
 from moesim.calibration_curves import Figure, FitError
 from moesim.errors import InputError, MoesimError
+from moesim.model import DTYPE_BYTES
 from moesim.topology.accelerators import load_accelerator
 
 # Weight type of a scenario -> the measured type and kernel that stand for it; the most measured kernel where absent.
@@ -131,6 +132,8 @@ def _why_not(measurement: Measurement, hardware: str) -> str | None:
         return f"flagged: {str(params['flag']).split(':')[0]}"
     if flag_of(measurement.operation, params, measurement.time_s) is not None:
         return "faster than its links"
+    if measurement.operation == "expert_mlp" and str(params.get("dtype")).removesuffix("_block") not in DTYPE_BYTES:
+        return f"experts of weights in {params.get('dtype')}"
     if measurement.operation in ("dispatch", "combine", "all_to_all"):
         if hardware not in MACHINES:
             return "no machine of the catalogue stands for this hardware"

@@ -101,6 +101,9 @@ def _feasible(
     most_D = np.full(problem.num_devices, experts)
     if kept["slots"]:
         most_D = problem.slots_of_devices if kept["memory"] or kept["faults"] else rule_D
+    elif kept["memory"]:  # how much more the others could hold is not known
+        full_D = (problem.slots_of_devices < rule_D) & ~dead_D
+        most_D = np.where(full_D, problem.slots_of_devices, most_D)
     if kept["faults"]:
         most_D = np.where(dead_D, 0, most_D)
     take_F = np.minimum(np.bincount(domain_of_devices(problem), weights=np.minimum(most_D, experts)), experts)

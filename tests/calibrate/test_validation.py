@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from calibrate import emulated
 from calibrate.build_profiles import RECIPES
-from calibrate.validation import EP, TARGETS, _split, answer, expert_seconds, transfers
+from calibrate.validation import EP, SIZES, TARGETS, _odd_sizes, _split, answer, expert_seconds, transfers
 from moesim import validate as room
 from moesim.calibration import list_profiles, load_profile
 from moesim.errors import InputError, UnknownName
@@ -108,3 +109,18 @@ def test_an_even_load_is_its_own_mean():
     rates = Rates.of(load_accelerator("h100-sxm")[0], "bf16")
     curve = load_profile("h100-sxm").compute.experts["bf16"]
     assert pytest.approx(predicted(curve, expert_rows([row]), rates)[0]) == expert_seconds(curve, rates, row)
+
+
+def test_unseen_sizes_of_kernels_inside_a_node_stay_in_their_band():
+    """MORI on the MI355X: fitted to every other size of EP 2, 4 and 8, the sizes between within the target."""
+    rows = transfers("mori", "mi355x", "_IntraNode_ep")
+    assert answer(_split(SIZES, "mori", rows, _odd_sizes(rows), "every other size"))["met"]
+
+
+def test_the_emulated_cluster_is_predicted_from_its_published_records():
+    """The 32 published cases, predicted anew: both targets are met, and both are named."""
+    found = emulated.answer()
+    assert found["n"] == 32
+    assert found["median_ape"] <= found["target"]["median_ape"]
+    assert found["rank_correlation"] >= found["target"]["rank_correlation"]
+    assert "rank correlation" in room.lines({"sets": [found]})[0]

@@ -80,7 +80,7 @@ def test_every_expert_survives_a_node(tmp_path, strategy):
 
 
 def test_a_dead_device_is_planned_around(tmp_path):
-    """It gets no slot, so nothing is lost; too few live domains are named with the fault, exit 3."""
+    """It gets no slot and sends nothing, so nothing is lost; too few live domains are named with the fault, exit 3."""
     faults = [{"kind": "device_down", "device": 3}]
     scenario = tiny_scenario(tmp_path, placement=WIDE)
     plan = moesim.plan({**scenario, "faults": faults}, "balanced")
@@ -88,6 +88,12 @@ def test_a_dead_device_is_planned_around(tmp_path):
     path = str(plan.write(tmp_path / "plan.json"))
     kept = moesim.simulate({**scenario, "faults": faults, "placement": {"plan": path}})
     assert 2 * 2 * 2 * 16 == kept.lost_pairs  # what the dead device's own 16 tokens asked for, 2 steps x 2 layers
+    old = moesim.plan(scenario, "balanced")
+    near = moesim.plan({**scenario, "faults": faults}, "balanced", old=old, move_budget="1GiB")
+    moves = [move for one in near.moves for move in one.moves]
+    assert moves and all(3 not in (sender, receiver) for _, sender, receiver in moves)
+    none = moesim.plan({**scenario, "faults": faults}, "balanced", old=old, move_budget=0)
+    assert old.expert_of_slot == none.expert_of_slot and any("dead devices" in note for note in none.notes)
     half = [{"kind": "device_down", "device": device} for device in range(8)]
     with pytest.raises(NoFeasiblePlan, match=r"survive=1.* and 8 dead of 16 devices cannot hold together") as error:
         moesim.plan({**scenario, "placement": {"slots": 64}, "faults": half, "plan": {"survive": 1}}, "balanced")

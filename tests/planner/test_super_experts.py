@@ -26,7 +26,9 @@ def nodes_a_token(node_E: np.ndarray, experts_TK: np.ndarray) -> float:
 
 def room(load_E: np.ndarray) -> NodeRoom:
     return NodeRoom(
-        share_N=np.full(NODES, 1 / NODES), most_load_N=np.full(NODES, 0.3 * load_E.sum()), most_size_N=np.full(NODES, 96.0)
+        share_N=np.full(NODES, 1 / NODES),
+        most_load_N=np.full(NODES, 0.3 * load_E.sum()),
+        most_size_N=np.full(NODES, 96.0),
     )
 
 
@@ -56,7 +58,8 @@ def test_tiles_dealt_by_the_partitioner_touch_no_more_nodes() -> None:
     load_E = np.bincount(experts_TK.ravel(), minlength=256).astype(float)
     node_T = np.arange(len(experts_TK)) % NODES
     plain_E, dealt_E = (
-        start_by_keys(experts_TK, node_T, load_E, GRID, room(load_E), 0, thorough=thorough) for thorough in (False, True)
+        start_by_keys(experts_TK, node_T, load_E, GRID, room(load_E), 0, thorough=thorough)
+        for thorough in (False, True)
     )
     assert nodes_a_token(dealt_E, experts_TK) <= nodes_a_token(plain_E, experts_TK)
     load_N = np.bincount(dealt_E, weights=load_E, minlength=NODES)

@@ -44,6 +44,9 @@ def test_the_smallest_contradictory_set_is_named():
     dead = np.array([False, False, False, True])
     slots = contradiction(PlacementProblem(num_slots=6, **size), dead)
     assert slots is not None and "slots=6" in slots and "survive=1" in slots and "dead" not in slots
+    alive = np.zeros(4, dtype=np.bool_)
+    memory = contradiction(PlacementProblem(num_slots=10, slots_D=np.array([4, 4, 1, 1]), **size), alive)
+    assert memory is not None and "memory holds" in memory and "slots=" not in memory
     dead = np.array([False, False, True, True])
     faults = contradiction(PlacementProblem(num_slots=8, slots_D=np.array([4, 4, 0, 0]), **size), dead)
     assert faults is not None and "2 dead of 4" in faults and "survive=1" in faults and "slots=" not in faults

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from moesim.errors import InputError
@@ -248,6 +250,20 @@ def test_missing_and_empty_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(InputError, match="is empty"):
         convert_trace(tmp_path / "empty", tmp_path / "out.parquet")
+
+
+def test_a_wrong_row_of_our_own_file_is_refused_in_its_own_name(tmp_path: Path) -> None:
+    """Rows are checked where they are read, in another thread than the one that writes; nothing is written."""
+    recording_of([5, 9]).write(tmp_path / "t.parquet")
+    table = pq.read_table(tmp_path / "t.parquet")
+    layers = table["layer"].to_numpy().copy()
+    layers[-1] = 31_000
+    place = table.schema.get_field_index("layer")
+    table = table.set_column(place, table.schema.field("layer"), pa.array(layers, pa.int16()))
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=r"t\.parquet: row \d+ .*its layer is not one of the trace's layers"):
+        convert_trace(tmp_path / "t.parquet", tmp_path / "out.parquet")
+    assert ["t.parquet"] == [path.name for path in tmp_path.iterdir()]
 
 
 def test_a_parquet_trace_of_another_model_is_refused(tmp_path: Path) -> None:

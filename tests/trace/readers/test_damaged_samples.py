@@ -1,6 +1,7 @@
 """Every sample, damaged in every way that files are: refused in a sentence, or read as a trace; never anything else."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ def test_damage_is_refused_in_a_sentence(shared_data: Path, tmp_path: Path, name
     out = tmp_path / "out.parquet"
     refused = 0
     for number, path in enumerate(_variants(shared_data / "formats" / SAMPLES[name], tmp_path, 24)):
-        options = {"format": (name, "auto")[number % 2], "model": (TOY, None)[number // 2 % 2]}
-        refused += outcome(lambda path=path, options=options: convert_trace(path, out, **options))
+        format, model = (name, "auto")[number % 2], (TOY, None)[number // 2 % 2]
+        refused += outcome(partial(convert_trace, path, out, format=format, model=model))
     assert refused >= 8
 
 
