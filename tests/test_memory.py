@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.errors import InputError, NoFeasiblePlan
+from moesim.errors import InputError
 from moesim.memory import activation_bytes, check_fit, most_copies, other_weight_bytes, slot_bytes, tightest_device
 from moesim.model import load_model
 from moesim.scenario import make_scenario
@@ -69,7 +69,7 @@ def test_a_flag_turns_refusal_into_a_note(tmp_path):
 def test_a_comparison_is_refused_as_a_run_is(tmp_path):
     """No strategy is timed on devices that cannot hold it; the sentence has slots asked, the sum and the way out."""
     scenario = make_scenario(tiny_scenario(tmp_path, cluster={"devices": [{"match": "*", "memory": "1 MiB"}]}))
-    with pytest.raises(NoFeasiblePlan) as error:
+    with pytest.raises(InputError, match="do not fit") as error:
         compare(scenario, ["contiguous"])
     for words in ("slots=16", "kv cache 3 MiB + ", " of 1 MiB", "check: warn"):
         assert words in str(error.value)

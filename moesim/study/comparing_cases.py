@@ -21,7 +21,7 @@ from moesim.setting import Setting
 from moesim.step_bound import balanced_phases
 from moesim.step_work import StepWork
 from moesim.study.cases import Case, level_of, load_cases, pose_cases
-from moesim.study.placing import Window, compile_strategy, place_experts, placement_notes, policy_of
+from moesim.study.placing import Window, compile_strategy, judging, place_experts, placement_notes, policy_of
 from moesim.study.simulating import OnProgress, replayed
 from moesim.study.work_plan import make_work_plan
 
@@ -74,7 +74,8 @@ def compare_cases(
 
 
 def _posed(cases: Sequence[Case], strategies: Sequence[str], level: float) -> tuple[PlacementProblem, Cases]:
-    return pose_cases(cases, tokens=any(reads_tokens(name) for name in strategies), level=level)
+    with judging():
+        return pose_cases(cases, tokens=any(reads_tokens(name) for name in strategies), level=level)
 
 
 def _placed(setting: Setting, name: str, problem: PlacementProblem, members: Cases) -> PlacementAnswer:

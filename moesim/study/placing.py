@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from moesim.errors import Declined, InputError
+from moesim.errors import Declined, InputError, NoFeasiblePlan
 from moesim.plan_file import Plan, load_plan
 from moesim.planner import PlacementAnswer, PlacementProblem, place, reads_tokens, replica_policy
 from moesim.planner.survival import fewest_domains
@@ -53,7 +53,17 @@ def with_factors(work: WorkPlan, factors: tuple[float, ...]) -> WorkPlan:
 
 def problem_for(strategies: Sequence[str], setting: Setting, window: Window | None) -> PlacementProblem:
     """The problem of a window, with tokens and costs where one of the strategies reads them."""
-    return pose(setting, list(setting.steps(window)), tokens=any(reads_tokens(name) for name in strategies))
+    with judging():
+        return pose(setting, list(setting.steps(window)), tokens=any(reads_tokens(name) for name in strategies))
+
+
+@contextlib.contextmanager
+def judging() -> Iterator[None]:
+    """Slots that do not fit are a problem without a solution where a plan is asked for, and wrong input where it is judged."""
+    try:
+        yield
+    except NoFeasiblePlan as error:
+        raise InputError(str(error)) from None
 
 
 def place_experts(setting: Setting, strategy: str, problem: PlacementProblem) -> PlacementAnswer:

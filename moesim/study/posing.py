@@ -75,7 +75,7 @@ def _token_costs(
     setting: Setting, work: WorkPlan, steps: list[DealtStep], work_limit: float
 ) -> tuple[TokenSketch | None, CostTables | None]:
     if setting.model.num_experts * setting.dims.ep > MOST_CELLS:  # placed by fan-out and load: no table of costs
-        most = int(MOST_TOKENS * min(max(work_limit, 1.0), 8.0))
+        most = int(2 * MOST_TOKENS * min(max(work_limit, 1.0), 4.0))
         return make_sketch(steps, work.num_devices, group_size=setting.dims.ep, most_tokens=most), None
     costs = layer_costs(setting, work, steps)
     if costs is None:
@@ -125,8 +125,9 @@ def _slots_that_fit(
     if room_D.sum() < setting.num_slots:
         without = f" and {int(dead_D.sum())} of {size} devices are dead" if dead_D.any() else ""
         raise NoFeasiblePlan(
-            f"memory holds {room_D.sum()} of slots={setting.num_slots} a layer ({format_bytes(each)} each over {layers} "
-            f"layers; a device's rest is {sum_of(most)} = {format_bytes(beside)} of {format_bytes(memory.min())}){without}; "
+            f"slots={setting.num_slots} a layer do not fit: memory holds {room_D.sum()} of them ({format_bytes(each)} "
+            f"each over {layers} layers; a device's rest is {sum_of(most)} = {format_bytes(beside)} of "
+            f"{format_bytes(memory.min())}){without}; "
             "take fewer slots, more devices or smaller types, or let it run with memory: {check: warn}"
         )
     return _filled(slots_per_device(setting.num_slots, size), room_D)

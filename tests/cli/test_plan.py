@@ -82,7 +82,7 @@ def test_fewer_slots_than_experts_is_the_users_error(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize(
     ("sections", "strategy", "words"),
     [
-        ({"cluster": {"devices": [{"match": "*", "memory": "2 MiB"}]}}, "balanced", "memory holds 0 of slots=16"),
+        ({"cluster": {"devices": [{"match": "*", "memory": "2 MiB"}]}}, "balanced", "memory holds 0 of them"),
         ({"placement": {"slots": 20}, "plan": {"survive": 1}}, "balanced", "survive=1, which needs 2 copies"),
         (
             {"cluster": {"nodes": 3}, "placement": {"slots": 20}},

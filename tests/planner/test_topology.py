@@ -124,7 +124,7 @@ def test_starts_hold_every_expert_within_the_slots(problem):
 def test_one_copy_of_each_expert_goes_to_devices_by_their_speed(problem):
     """Two devices at double speed hold twice the others' experts where slots allow; nobody holds a second copy."""
     fast = dataclasses.replace(
-        problem, speed_D=np.array([1.0] * 2 + [0.5] * 14), slots_D=np.array([2, 2] + [1] * 10 + [0] * 2 + [2] * 2)
+        problem, speed_D=np.array([1.0] * 2 + [0.5] * 14), slots_D=np.array([3, 3] + [1] * 10 + [0] * 2 + [4] * 2)
     )
     for posed in (problem, fast):
         holds_ED = by_one_copy(posed, 0)
