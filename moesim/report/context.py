@@ -57,7 +57,8 @@ def profile_phrase(provenance: Mapping[str, Any]) -> str:
             "Compute times are a datasheet roofline, not measurements: no measured error is known yet, so trust the "
             "order of the strategies more than the milliseconds."
         )
-    return f"Compute and kernel times come from the calibration profile {name}."
+    basis = profile.get("basis") if isinstance(profile, Mapping) else None
+    return f"Compute and kernel times come from the calibration profile {name}{f', {basis}' if basis else ''}."
 
 
 def limits_tokens(result: SimulationResult) -> bool:

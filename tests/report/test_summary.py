@@ -102,6 +102,9 @@ def test_datasheet_times_are_not_called_measured() -> None:
     named = make_result(**SMALL)
     named = named.model_copy(update={"provenance": {"profile": "h100-sxm"}})
     assert summarise(named).sureness[0] == "Compute and kernel times come from the calibration profile h100-sxm."
+    fitted = {"name": "h100-sxm", "basis": "fitted to 9 measurements (median error, held out: nccl 2.1%)"}
+    named = named.model_copy(update={"provenance": {"profile": fitted}})
+    assert "h100-sxm, fitted to 9 measurements (median error, held out: nccl 2.1%)." in summarise(named).sureness[0]
 
 
 def test_the_network_model_states_its_error() -> None:
