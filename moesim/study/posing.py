@@ -6,6 +6,7 @@ Array letters: L MoE ordinal, E expert, D device of the first expert-parallel gr
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.cluster import TorusLayout
 from moesim.errors import NoFeasiblePlan
 from moesim.memory import slot_bytes, sum_of
 from moesim.placement import ExpertPlacement, slots_per_device
@@ -59,7 +60,8 @@ def pose(
 
 def layer_costs(setting: Setting, work: WorkPlan, steps: list[DealtStep]) -> CostTables | None:
     """Cost tables for the mean step; None where they would be too large, or the step is a training step."""
-    if setting.training or work.num_devices * setting.dims.ep > MOST_CHANNELS:
+    most = MOST_CHANNELS // 4 if isinstance(setting.cluster.layout, TorusLayout) else MOST_CHANNELS  # paths of many links
+    if setting.training or work.num_devices * setting.dims.ep > most:
         return None
     tokens_S = np.mean([np.bincount(step.rank_T, minlength=work.num_devices) for step in steps], axis=0)
     middle = StepWork(plan=work, dealt=steps[len(steps) // 2])
