@@ -27,7 +27,7 @@ def program(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_small_study_gives_the_committed_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fan-out, step time and balance of layouts by load or keys are those of the CSV beside the program, and a picture is drawn."""
+    """Fan-out, step time and balance of layouts by load or keys are those of the CSV beside the program; a picture is drawn."""
     study = program("million_experts", monkeypatch)
     rows = study.study(study.SMALL, tmp_path / "rows.csv", study.SMALL_LAYOUTS)
     committed = list(csv.DictReader((EXAMPLES / "million_experts_small.csv").open()))

@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MOST_TOKENS = 12288  # that cuts are judged on
 _DIRECTIONS = 4  # of affinity, each a candidate cut
-_ITERATIONS = 6  # of the power method: any mixture of the leading directions will do
+_ITERATIONS = 10  # of the power method: any mixture of the leading directions will do
 
 
 def tiles_of_nodes(experts_TK: NDArray[np.int32], load_E: Floats, grid: KeyGrid, share_N: Floats) -> Ints:

@@ -60,7 +60,8 @@ def pose(
 
 def layer_costs(setting: Setting, work: WorkPlan, steps: list[DealtStep]) -> CostTables | None:
     """Cost tables for the mean step; None where they would be too large, or the step is a training step."""
-    most = MOST_CHANNELS // 4 if isinstance(setting.cluster.layout, TorusLayout) else MOST_CHANNELS  # paths of many links
+    is_torus = isinstance(setting.cluster.layout, TorusLayout)  # its paths have many links
+    most = MOST_CHANNELS // 4 if is_torus else MOST_CHANNELS
     if setting.training or work.num_devices * setting.dims.ep > most:
         return None
     tokens_S = np.mean([np.bincount(step.rank_T, minlength=work.num_devices) for step in steps], axis=0)
