@@ -30,7 +30,8 @@ class OperationProfile(ProfilePart):
     sends to (or receives from); `expert_s`: for each expert of the group (its signal); `fill_s_per_byte`: what the first
     chunk of copies takes to fill the pipeline. `protocol_s`: seconds that the library's protocol for a size adds (NCCL: LL,
     LL128, Simple), `reached`: fraction of the links' rate reached, 1 where absent; both against bytes a message, all bytes
-    of the busiest device, or ranks (few peers do not fill a link). `sm_rate_in_node`, `sm_rate_across_nodes`: bytes/s of logical copies one SM
+    of the busiest device, or ranks (few peers do not fill a link).
+    `sm_rate_in_node`, `sm_rate_across_nodes`: bytes/s of logical copies one SM
     moves; absent = the copy engine never limits.
     """
 
