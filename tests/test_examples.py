@@ -20,6 +20,7 @@ SMALL = {
     "gshard_1024_tpu_v3": {"cluster": {"shape": "4x4"}, "parallel": {"ep": 16}},
     "nvl72": {},
     "peer_recorded": {"cluster": {"nodes": 2}, "parallel": {"ep": 16}},
+    "peer_tpu_v4": {"cluster": {"shape": "4x4x4"}, "parallel": {"ep": 64}, "placement": {"strategy": "key_grid"}},
     "switch_c_tpu_v4": {"cluster": {"shape": "4x4x4"}, "parallel": {"ep": 64}},
 }
 

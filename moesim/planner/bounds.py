@@ -118,11 +118,8 @@ def _fewest_copies(
     k_T = (experts_TK >= 0).sum(axis=1)
     most_k = int(k_T.max(initial=0))
     pairs = int(k_T.sum())
-    shape = (costs.num_ranks, costs.params_E.size)
-    pairs_SE = np.bincount(source * shape[1] + expert, minlength=shape[0] * shape[1]).reshape(shape)
-    pairs_NE = np.add.reduceat(pairs_SE, np.arange(0, costs.num_ranks, per_node), axis=0)
-    far_device = pairs - _served(pairs_SE, in_device)
-    far_node = pairs - _served(pairs_NE, in_node)
+    far_device = pairs - _served(source, expert, in_device)
+    far_node = pairs - _served(source // per_node, expert, in_node)
     if not costs.distinct:
         return {
             "every pair is a copy": ("engine", float(pairs)),
@@ -142,11 +139,17 @@ def _fewest_copies(
     return least
 
 
-def _served(pairs_XE: NDArray[np.integer], slots: int) -> int:
-    """Pairs that each row's own slots can serve when they hold its most wanted experts."""
-    if slots >= pairs_XE.shape[1]:
-        return int(pairs_XE.sum())
-    return int(np.sort(pairs_XE, axis=1)[:, pairs_XE.shape[1] - slots :].sum())
+def _served(holder: Ints, expert: Ints, slots: int) -> int:
+    """Pairs that each holder's own slots can serve when they hold its most wanted experts.
+
+    Only pairs that occur are counted: a table of ranks by a million experts would take gigabytes.
+    """
+    width = int(expert.max(initial=0)) + 1
+    keys, count_P = np.unique(holder * width + expert, return_counts=True)
+    holder_P = keys // width
+    order_P = np.lexsort((-count_P, holder_P))
+    rank_P = np.arange(keys.size) - np.searchsorted(holder_P, holder_P)  # within the holder: keys are in its order
+    return int(count_P[order_P][rank_P < slots].sum())
 
 
 def inbound_seconds(costs: CostTables, weight_S: Floats) -> dict[tuple[int, str], float]:

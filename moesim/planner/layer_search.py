@@ -14,6 +14,7 @@ from moesim.planner.local_search import improve
 from moesim.planner.neighbourhood import improve_neighbourhoods
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem, TokenSketch
+from moesim.planner.search_costs import search_costs
 from moesim.planner.search_state import SearchState, layer_tokens, slots_filled, source_split, start_state
 from moesim.planner.source_tables import nearest_sources
 
@@ -34,20 +35,20 @@ def search_layer(
     Every start [E, D] is improved a little, the best one more, with Large-Neighbourhood Search between two rounds of local
     search. `work` is in units of moesim.planner.search_state.set_table. No answer is worse than its starts, on this sketch.
     """
-    tokens = layer_tokens(sketch, layer, problem.load_LE[layer])
+    tokens, searched = layer_tokens(sketch, layer, problem.load_LE[layer]), search_costs(costs)
     best: tuple[float, SearchState] | None = None
     for number, holds_ED in enumerate(starts):
         table_ED = nearest_sources(holds_ED, problem.devices_per_node)
-        state = start_state(costs, tokens, holds_ED, problem.slots_of_devices, table_ED)
-        reached = improve(costs, tokens, state, _TRIAL * work, _seed(problem, layer, number))
+        state = start_state(searched, tokens, holds_ED, problem.slots_of_devices, table_ED)
+        reached = improve(searched, tokens, state, _TRIAL * work, _seed(problem, layer, number))
         if best is None or reached < best[0]:
             best = (reached, state)
     assert best is not None  # there is always a start by load
     state = best[1]
     rest = max(work * (1.0 - _TRIAL * len(starts)), 0.3 * work)
-    improve(costs, tokens, state, 0.6 * rest, _seed(problem, layer, len(starts)))
-    improve_neighbourhoods(costs, tokens, state, problem.work_limit, rounds)
-    improve(costs, tokens, state, 0.4 * rest, _seed(problem, layer, len(starts) + 1))
+    improve(searched, tokens, state, 0.6 * rest, _seed(problem, layer, len(starts)))
+    improve_neighbourhoods(searched, tokens, state, problem.work_limit, rounds)
+    improve(searched, tokens, state, 0.4 * rest, _seed(problem, layer, len(starts) + 1))
     return _placed(problem, state)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moesim.planner.objective_tables import CostTables
+from moesim.planner.search_costs import SearchCosts
 from moesim.planner.search_state import (
     SearchState,
     SearchTokens,
@@ -101,7 +101,11 @@ def _held(state, device, random):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def _moved(table_D, old, new):  # type: ignore[no-untyped-def]
     """The table with every source of `old` on `new`."""
-    return np.where(table_D == old, np.int32(new), table_D)
+    moved_D = table_D.copy()
+    for source in range(moved_D.size):
+        if moved_D[source] == old:
+            moved_D[source] = new
+    return moved_D
 
 
 @njit(cache=True, nogil=True)
@@ -155,22 +159,38 @@ def _try_swap(costs, tokens, state, device, random, best):  # type: ignore[no-un
         other = -1
     if other >= 0 and _compute_gain(costs, tokens, state, expert, device, other, target) < -0.004 * best:
         return 40.0, best
-    work = set_table(costs, tokens, state, expert, _moved(state.device_ED[expert], device, target))
-    if other >= 0:
-        work += set_table(costs, tokens, state, other, _moved(state.device_ED[other], target, device))
-    now = value(tokens, state)
-    if now < best * (1.0 - _FLOOR):
+    other_D = _moved(state.device_ED[max(other, 0)], target, device)
+    moved_D = _moved(state.device_ED[expert], device, target)
+    work, now, kept = _attempt(costs, tokens, state, expert, moved_D, other, other_D, best)
+    if kept:
         state.holds_ED[expert, device], state.holds_ED[expert, target] = False, True
         if other >= 0:
             state.holds_ED[other, target], state.holds_ED[other, device] = False, True
         else:
             state.fill_D[device] -= 1
             state.fill_D[target] += 1
-        return work, now
-    if other >= 0:
-        work += set_table(costs, tokens, state, other, _moved(state.device_ED[other], device, target))
-    work += set_table(costs, tokens, state, expert, _moved(state.device_ED[expert], target, device))
-    return work, best
+    return work, now
+
+
+@njit(cache=True, nogil=True)
+def _attempt(costs, tokens, state, first, first_D, second, second_D, best):  # type: ignore[no-untyped-def]
+    """Give two experts new tables (-1: there is none), and take them back unless the value falls.
+
+    Returns the work, the value and whether they were kept. Every move is tried here, and `set_table` is called in one
+    place only: it is inlined wherever it is called, and each copy of it takes seconds to compile.
+    """
+    old_first_D, old_second_D = state.device_ED[max(first, 0)].copy(), state.device_ED[max(second, 0)].copy()
+    work = 0.0
+    for turn in range(4):  # first, second; then, taken back, second, first
+        if turn == 2:
+            now = value(tokens, state)
+            if now < best * (1.0 - _FLOOR):
+                return work, now, True
+        expert = first if turn == 0 or turn == 3 else second
+        table_D = first_D if turn == 0 else second_D if turn == 1 else old_second_D if turn == 2 else old_first_D
+        if expert >= 0:
+            work += set_table(costs, tokens, state, expert, table_D)
+    return work, best, False
 
 
 @njit(cache=True, nogil=True)
@@ -197,20 +217,10 @@ def _try_resend(costs, tokens, state, random, best):  # type: ignore[no-untyped-
             same_node = source // costs.devices_per_node == row // costs.devices_per_node
             if source == row or (old_D[source] == old_D[row] and (kind == 2 or (kind == 1 and same_node))):
                 table_D[source] = new
-    return _try_table(costs, tokens, state, expert, table_D, old_D, best)
-
-
-@njit(cache=True, nogil=True)
-def _try_table(costs, tokens, state, expert, table_D, old_D, best):  # type: ignore[no-untyped-def]
-    """Keep the new table of an expert where it is better."""
     if (table_D == old_D).all():
         return 60.0, best
-    work = set_table(costs, tokens, state, expert, table_D)
-    now = value(tokens, state)
-    if now < best * (1.0 - _FLOOR):
-        return work, now
-    work += set_table(costs, tokens, state, expert, old_D)
-    return work, best
+    work, now, _ = _attempt(costs, tokens, state, expert, table_D, np.int64(-1), old_D, best)
+    return work, now
 
 
 @njit(cache=True, nogil=True)
@@ -240,15 +250,10 @@ def _try_retarget(costs, tokens, state, device, random, best):  # type: ignore[n
         dropped = _spare(state, target, random)
         if dropped < 0:
             return 60.0, best
-    work = 0.0
-    old_added_D = state.device_ED[added].copy()
-    old_dropped_D = old_added_D
-    if dropped >= 0:
-        old_dropped_D = state.device_ED[dropped].copy()
-        work += set_table(costs, tokens, state, dropped, _without(costs, state, dropped, target))
-    work += set_table(costs, tokens, state, added, _with(costs, state, added, target, device, random))
-    now = value(tokens, state)
-    if now < best * (1.0 - _FLOOR):
+    dropped_D = _without(costs, state, max(dropped, 0), target)
+    added_D = _with(costs, state, added, target, device, random)
+    work, now, kept = _attempt(costs, tokens, state, dropped, dropped_D, added, added_D, best)
+    if kept:
         state.holds_ED[added, target] = True
         state.copies_E[added] += 1
         if dropped >= 0:
@@ -256,11 +261,7 @@ def _try_retarget(costs, tokens, state, device, random, best):  # type: ignore[n
             state.copies_E[dropped] -= 1
         else:
             state.fill_D[target] += 1
-        return work, now
-    work += set_table(costs, tokens, state, added, old_added_D)
-    if dropped >= 0:
-        work += set_table(costs, tokens, state, dropped, old_dropped_D)
-    return work, best
+    return work, now
 
 
 @njit(cache=True, nogil=True)
@@ -309,14 +310,14 @@ def _with(costs, state, expert, new, device, random):  # type: ignore[no-untyped
     return table_D
 
 
-def busiest_devices(costs: CostTables, tokens: SearchTokens, state: SearchState) -> NDArray[np.float64]:
+def busiest_devices(costs: SearchCosts, tokens: SearchTokens, state: SearchState) -> NDArray[np.float64]:
     """Seconds each rank computes, mean over windows [S]."""
     seconds_S: NDArray[np.float64] = _seconds(costs, tokens, state)
     return seconds_S
 
 
 def swap_into(
-    costs: CostTables, tokens: SearchTokens, state: SearchState, expert: int, table_D: NDArray[np.int32]
+    costs: SearchCosts, tokens: SearchTokens, state: SearchState, expert: int, table_D: NDArray[np.int32]
 ) -> None:
     """Give an expert another source table; the copies it names must be there, or be noted by the caller."""
     set_table(costs, tokens, state, expert, table_D)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.planner.local_search import busiest_devices, swap_into
-from moesim.planner.objective_tables import CostTables
+from moesim.planner.search_costs import SearchCosts
 from moesim.planner.search_state import SearchState, SearchTokens, value
 
 MOST_COPIES = 48
@@ -31,7 +31,7 @@ DETERMINISTIC_TIME = 0.01  # of CP-SAT, a round
 
 
 def improve_neighbourhoods(
-    costs: CostTables, tokens: SearchTokens, state: SearchState, work_limit: float, rounds: int = 2
+    costs: SearchCosts, tokens: SearchTokens, state: SearchState, work_limit: float, rounds: int = 2
 ) -> float:
     """Deal the copies of 2 to 6 devices anew, round after round, while it helps; returns the value reached.
 
@@ -54,7 +54,7 @@ def improve_neighbourhoods(
 
 
 def _deal(
-    costs: CostTables, tokens: SearchTokens, state: SearchState, devices: NDArray[np.int64], best: float, limit: float
+    costs: SearchCosts, tokens: SearchTokens, state: SearchState, devices: NDArray[np.int64], best: float, limit: float
 ) -> float:
     """Solve one neighbourhood and keep its answer where the layer's value falls."""
     expert_I, place_I = np.nonzero(state.holds_ED[:, devices])
@@ -77,7 +77,7 @@ def _deal(
 
 
 def _copy_costs(
-    costs: CostTables, state: SearchState, expert_I: NDArray[np.int64], device_I: NDArray[np.int64]
+    costs: SearchCosts, state: SearchState, expert_I: NDArray[np.int64], device_I: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Nanoseconds each copy adds in each window: the larger of weight reads and arithmetic, and activations."""
     rows_IW = state.rows_EDV[expert_I, device_I]
@@ -136,7 +136,7 @@ def _solve(
 
 
 def _place(
-    costs: CostTables,
+    costs: SearchCosts,
     tokens: SearchTokens,
     state: SearchState,
     expert_I: NDArray[np.int64],

@@ -17,8 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from moesim.placement import ExpertPlacement
-from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import TokenSketch
+from moesim.planner.search_costs import SearchCosts
 
 POWER = 16  # of the power mean: 64 equal devices count as 1.3 times their maximum
 Floats = NDArray[np.float64]
@@ -86,7 +86,7 @@ def layer_tokens(sketch: TokenSketch, layer: int, load_E: Floats) -> SearchToken
 
 
 def start_state(
-    costs: CostTables,
+    costs: SearchCosts,
     tokens: SearchTokens,
     holds_ED: NDArray[np.bool_],
     slots_D: NDArray[np.int64],
@@ -148,7 +148,7 @@ def copies_of(placement: ExpertPlacement) -> NDArray[np.bool_]:
     return holds_ED
 
 
-def _shared_s(costs: CostTables, tokens_WS: Floats) -> Floats:
+def _shared_s(costs: SearchCosts, tokens_WS: Floats) -> Floats:
     """Seconds of the shared expert on each rank, which no placement changes."""
     if not costs.shared_params:
         return np.zeros_like(tokens_WS)
@@ -393,12 +393,13 @@ def _travel(costs, state, expert, source, old, new):  # type: ignore[no-untyped-
         if away_WA[window, 4] <= 0.0:
             continue
         windows += 1
-        add_rows(costs, state, expert, old, window, group, -away_WA[window, 4])
-        add_rows(costs, state, expert, new, window, group, away_WA[window, 4])
-        add_copies(costs, state, costs.channel_SD[source, old], window, -away_WA[window, 0])
-        add_copies(costs, state, costs.channel_SD[source, new], window, away_WA[window, 1])
-        if costs.node_copies:
-            add_copies(costs, state, costs.channel_SN[source, old // per_node], window, -away_WA[window, 2])
-            add_copies(costs, state, costs.channel_SN[source, new // per_node], window, away_WA[window, 3])
+        for side in range(2):  # each call stands once: it is inlined where it stands, and that takes time to compile
+            add_rows(costs, state, expert, new if side else old, window, group, (2.0 * side - 1.0) * away_WA[window, 4])
+        for kind in range(
+            4 if costs.node_copies else 2
+        ):  # off the old device, onto the new; off the old node, onto the new
+            end = new if kind % 2 else old
+            channel = costs.channel_SD[source, end] if kind < 2 else costs.channel_SN[source, end // per_node]
+            add_copies(costs, state, channel, window, (2.0 * (kind % 2) - 1.0) * away_WA[window, kind])
         away_WA[window] = 0.0
     return windows

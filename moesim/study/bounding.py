@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.planner.bounds import ReceiveBounds, inbound_seconds, receive_bounds
-from moesim.planner.bounds_aggregate import fewest_far
+from moesim.planner.bounds_aggregate import MOST_CELLS, fewest_far
 from moesim.planner.bounds_fitted import ExpertHull, expert_hulls
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem
@@ -139,6 +139,9 @@ def _far_copies(
     per_node = costs.devices_per_node if costs.node_copies else 1
     first_N = np.arange(0, costs.group_size, per_node)
     slots_N = np.add.reduceat(slots_D, first_N)
+    kind = "node" if costs.node_copies else "device"
+    if first_N.size * problem.num_experts > MOST_CELLS:  # `fewest_far` would say 0
+        return kind, 0.0
     pairs_NE = np.zeros((first_N.size, problem.num_experts))
     most_k = 1
     for step in steps:
@@ -148,4 +151,4 @@ def _far_copies(
         most_k = max(most_k, int((step.experts_LTK[ordinal] >= 0).sum(axis=1).max(initial=0)))
     together = max(min(most_k, int(slots_N.max())), 1) if costs.distinct else 1
     copies = fewest_far(pairs_NE, np.minimum(slots_N, problem.num_experts)) / len(steps) / together
-    return ("node" if costs.node_copies else "device"), copies
+    return kind, copies

@@ -21,7 +21,7 @@ from moesim.step_work import StepWork, WorkPlan
 from moesim.study.work_plan import make_work_plan
 from moesim.units import format_bytes
 
-MOST_CELLS = 1 << 25  # experts x devices beyond which strategies do not search expert by expert
+MOST_CELLS = 1 << 22  # experts x devices beyond which strategies do not search expert by expert
 MOST_CHANNELS = 1 << 21  # pairs of devices whose paths are tabled: some hundred megabytes
 
 

@@ -21,7 +21,7 @@ from moesim.trace.gate import RouterLayer
 from moesim.trace.knob_presets import knobs_of
 from moesim.trace.token_batches import Mode, TokenDeal
 from moesim.trace.token_groups import Route
-from moesim.trace.token_stream import Knobs, TokenStream
+from moesim.trace.token_stream import MOST_TOPICS, Knobs, TokenStream
 
 ROUTERS = Registry("moesim.trace.routers", kind="router", attribute="build")
 Parameter = float | str | bool
@@ -70,7 +70,8 @@ def make_router(
         raise InputError(f"router {router}: seed must be >= 0, got {seed}")
     own = {name: value for name, value in given.items() if name in _own_parameters(router)}
     evolutions, balanced = parse_dynamics(str(given.get("dynamics", "")), num_experts=num_experts, seed=seed)
-    many = {"topics": num_experts // _EXPERTS_PER_TOPIC} if num_experts >= _EXPERTS_PER_TOPIC * Knobs().topics else {}
+    topics = min(num_experts // _EXPERTS_PER_TOPIC, MOST_TOPICS)
+    many = {"topics": topics} if topics >= Knobs().topics else {}
     asked = {name: given[name] for name in given if name in _KNOBS}
     knobs = knobs_of(given.get("preset"), asked if "preset" in given else {**many, **asked})
     stream = (TokenStream(knobs, seed),) if _sees_tokens(router) else ()

@@ -54,9 +54,10 @@ class Knobs:
             raise InputError(f"task={self.task} must be below tasks={self.tasks}; -1 mixes all tasks")
 
 
+MOST_TOPICS = 2**16
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("structure", 0, 1),
-    ("topics", 1, 2**16),
+    ("topics", 1, MOST_TOPICS),
     ("topic_skew", 0, 20),
     ("topic_tokens", 1, 1e9),
     ("focus", 0, 1),

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from moesim.compute import expert_cost
 from moesim.errors import Declined
-from moesim.planner import PlacementProblem, place
+from moesim.planner import PlacementProblem, bounds, place
 from moesim.planner.bounds_aggregate import fewest_far
 from moesim.planner.bounds_fitted import expert_hulls, hulls_s
 from moesim.planner.bounds_load import load_bounds
@@ -144,3 +144,13 @@ def test_exact_declines_a_large_problem() -> None:
     """With the size and what to take instead."""
     with pytest.raises(Declined, match="up to 64 experts x devices"):
         place("exact", PlacementProblem(np.ones((1, 64)), 8, 8, 64))
+
+
+def test_own_slots_serve_the_most_wanted_experts_of_each_rank() -> None:
+    """Pairs that occur are counted as a table of ranks by experts would count them."""
+    rng = np.random.default_rng(0)
+    for ranks, experts, pairs, slots in ((1, 1, 5, 1), (4, 7, 60, 2), (5, 9, 40, 12), (3, 50, 0, 4)):
+        rank, expert = rng.integers(0, ranks, pairs), rng.integers(0, experts, pairs)
+        table = np.zeros((ranks, experts), dtype=np.int64)
+        np.add.at(table, (rank, expert), 1)
+        assert np.sort(table, axis=1)[:, ::-1][:, :slots].sum() == bounds._served(rank, expert, slots)

@@ -12,6 +12,7 @@ from moesim.planner.local_search import improve
 from moesim.planner.neighbourhood import improve_neighbourhoods
 from moesim.planner.objective import cost_tables, make_state
 from moesim.planner.problem import first_alike
+from moesim.planner.search_costs import search_costs
 from moesim.planner.search_state import (
     copies_of,
     count,
@@ -62,7 +63,7 @@ def problem(tmp_path_factory) -> PlacementProblem:
 def state_of(problem, holds_ED, layer=0):
     tokens = layer_tokens(problem.sketch, layer, problem.load_LE[layer])
     table_ED = nearest_sources(holds_ED, problem.devices_per_node)
-    return tokens, start_state(problem.costs, tokens, holds_ED, problem.slots_of_devices, table_ED)
+    return tokens, start_state(search_costs(problem.costs), tokens, holds_ED, problem.slots_of_devices, table_ED)
 
 
 def placement_of(problem, state):
@@ -74,7 +75,7 @@ def placement_of(problem, state):
 def test_the_state_loads_links_and_devices_as_the_objective_does(problem):
     """Copies on every link, and tokens on every device, of the tables shipped as a split."""
     tokens, state = state_of(problem, by_load(problem, 0))
-    improve(problem.costs, tokens, state, 2e5, 1)
+    improve(search_costs(problem.costs), tokens, state, 2e5, 1)
     placement = placement_of(problem, state)
     theirs = make_state(problem.costs, problem.sketch, 0, placement, "split", 0)
     np.testing.assert_allclose(state.load_WR, theirs.load_WR, atol=1e-6)
@@ -88,18 +89,18 @@ def test_the_search_keeps_its_books_and_never_worsens(problem):
     """After the search every count equals one made anew, no device has more copies than slots, the value fell."""
     tokens, state = state_of(problem, by_load(problem, 0))
     before = value(tokens, state)
-    reached = improve(problem.costs, tokens, state, 5e5, 3)
+    reached = improve(search_costs(problem.costs), tokens, state, 5e5, 3)
     assert reached < before
     assert (state.holds_ED.sum(axis=0) <= problem.slots_of_devices).all()
     assert np.array_equal(state.fill_D, state.holds_ED.sum(axis=0))
     assert np.array_equal(state.copies_E, state.holds_ED.sum(axis=1))
     assert state.holds_ED[np.arange(EXPERTS)[:, None], state.device_ED].all()
     loads, rows = state.load_WR.copy(), state.rows_EDV.copy()
-    count(problem.costs, tokens, state)
+    count(search_costs(problem.costs), tokens, state)
     np.testing.assert_allclose(loads, state.load_WR, atol=1e-6)
     np.testing.assert_allclose(rows, state.rows_EDV, atol=1e-6)
     assert reached == pytest.approx(value(tokens, state))
-    assert worst_value(problem.costs, tokens, state) <= value(tokens, state)
+    assert worst_value(search_costs(problem.costs), tokens, state) <= value(tokens, state)
 
 
 def test_a_neighbourhood_never_worsens_and_keeps_slots(problem):
@@ -107,7 +108,7 @@ def test_a_neighbourhood_never_worsens_and_keeps_slots(problem):
     holds_ED = copies_of(place("contiguous", problem).placements[0])
     tokens, state = state_of(problem, holds_ED)
     before = value(tokens, state)
-    assert improve_neighbourhoods(problem.costs, tokens, state, 1.0) <= before * (1 + 1e-9)
+    assert improve_neighbourhoods(search_costs(problem.costs), tokens, state, 1.0) <= before * (1 + 1e-9)
     assert np.array_equal(holds_ED.sum(axis=0), state.holds_ED.sum(axis=0))
     assert state.holds_ED[np.arange(EXPERTS)[:, None], state.device_ED].all()
 

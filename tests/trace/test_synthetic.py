@@ -10,7 +10,8 @@ import pytest
 
 from moesim.errors import InputError
 from moesim.routing import DealtStep
-from moesim.trace.synthetic import synthetic_steps
+from moesim.trace.synthetic import make_router, synthetic_steps
+from moesim.trace.token_stream import MOST_TOPICS
 
 SIZES: dict[str, Any] = {"num_layers": 2, "num_experts": 16, "top_k": 4, "num_ranks": 3, "tokens_per_rank": 50}
 
@@ -102,3 +103,10 @@ def test_wrong_requests_are_refused(router: str, change: dict[str, Any], sentenc
     """In one sentence."""
     with pytest.raises(InputError, match=sentence):
         list(synthetic_steps(router, **(SIZES | change)))
+
+
+def test_topics_grow_with_experts_up_to_what_a_stream_holds() -> None:
+    """A topic for 256 experts; 67,108,864 experts have as many topics as there may be, and are not refused."""
+    for experts, topics in ((1 << 20, 1 << 12), (1 << 24, MOST_TOPICS), (1 << 26, MOST_TOPICS)):
+        router = make_router("product_key", num_layers=1, num_experts=experts, top_k=16, parameters={"heads": 1})
+        assert topics == router.knobs.topics

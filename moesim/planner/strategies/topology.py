@@ -26,6 +26,7 @@ REPLICA_POLICY = "split"
 WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
 QUICK = 0.2  # of the usual work: below it no trial on unseen windows and no start by node
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
+MOST_PAIRS = 1 << 22  # experts x devices: beyond it, and with hundreds of ids a token, a search takes many minutes
 LARGE = 1 << 19  # layers x experts x devices, above which one neighbourhood a layer and no linear program of splits
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
@@ -38,7 +39,8 @@ def place(problem: PlacementProblem) -> PlacementAnswer:
     failures: then what was found is changed until they do.
     """
     windows = 1 if problem.sketch is None else problem.sketch.num_windows
-    if problem.num_experts * problem.num_devices * windows > MOST_CELLS:
+    pairs = problem.num_experts * problem.num_devices
+    if pairs > MOST_PAIRS or pairs * windows > MOST_CELLS:
         return _placed_many(problem)
     answer = _placed(problem)
     if not problem.survive:
