@@ -5,7 +5,7 @@
 
 One product-key layer (8 heads x 16 single-neuron experts, d_model 1024, structure 0.7) in prefill on DGX H100 nodes,
 closed-form network. Planned on one step, judged on the next, one copy of each expert. Rows that the CSV holds already are
-kept: delete it to measure all anew (the largest size takes an hour of one core).
+kept: delete it to measure all anew (the largest size takes five minutes of one core).
 """
 
 import argparse
