@@ -21,7 +21,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/moesim demo --out $(VENV)/demo & $(BIN)/mypy && wait $$!  # kernels are compiled while types are checked
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2
 

@@ -59,7 +59,7 @@ def compare(
     results: dict[str, SimulationResult] = {}
     work_of: dict[str, WorkPlan] = {}
     for name in asked if BASELINE in asked else [BASELINE, *asked]:
-        compile_strategy(name)
+        compile_strategy(name, problem)
         began = time.perf_counter()
         try:
             answer = place_experts(setting, name, problem)

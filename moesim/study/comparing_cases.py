@@ -48,7 +48,7 @@ def compare_cases(
     placements: dict[str, tuple[ExpertPlacement, ...]] = {}
     best: tuple[float, PlacementAnswer, str] | None = None
     for name in strategies:
-        compile_strategy(name)
+        compile_strategy(name, problem)
         began = time.perf_counter()
         try:
             answer = _placed(seen[0].setting, name, problem, members)

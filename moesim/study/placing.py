@@ -9,6 +9,7 @@ import numpy as np
 from moesim.errors import Declined, InputError, NoFeasiblePlan
 from moesim.plan_file import Plan, load_plan
 from moesim.planner import PlacementAnswer, PlacementProblem, place, reads_tokens, replica_policy
+from moesim.planner.problem import TokenSketch
 from moesim.planner.survival import fewest_domains
 from moesim.setting import Setting
 from moesim.step_work import WorkPlan
@@ -85,11 +86,27 @@ def check_survival(strategy: str, problem: PlacementProblem, answer: PlacementAn
             )
 
 
-def compile_strategy(strategy: str) -> None:
-    """Place a toy problem, so that the time to plan is without the compilation of kernels."""
+def compile_strategy(strategy: str, problem: PlacementProblem) -> None:
+    """Place a small problem of the same kind, so that the time to plan is without the compilation of kernels."""
     toy = PlacementProblem(load_LE=np.ones((1, 4)), num_devices=2, devices_per_node=1, num_slots=6)
+    if reads_tokens(strategy) and problem.sketch is not None and problem.costs is not None:
+        toy = _few_tokens(problem, problem.sketch)
     with contextlib.suppress(Declined):
         place(strategy, toy)
+
+
+def _few_tokens(problem: PlacementProblem, sketch: TokenSketch) -> PlacementProblem:
+    """One layer of a problem, a few of its tokens, and hardly any work."""
+    few = dataclasses.replace(
+        sketch,
+        experts_LTK=np.ascontiguousarray(sketch.experts_LTK[:1, :64]),
+        source_T=sketch.source_T[:64],
+        weight_T=sketch.weight_T[:64],
+        window_T=sketch.window_T[:64],
+        token_T=sketch.token_T[:64],
+        whole=False,
+    )
+    return dataclasses.replace(problem, load_LE=problem.load_LE[:1], sketch=few, old=None, survive=0, work_limit=0.001)
 
 
 def check_plan(stored: Plan, setting: Setting) -> None:

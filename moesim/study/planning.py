@@ -175,7 +175,7 @@ def planned(cases: Sequence[Case], request: Request) -> tuple[Plan, float]:
     old = None if request.old is None else request.old.placements
     if old is not None and all(one.num_slots == problem.num_slots for one in old):
         problem = dataclasses.replace(problem, old=old)
-    compile_strategy(name)
+    compile_strategy(name, problem)
     began = time.perf_counter()
     answer = _answer(setting, name, problem, members)
     rounds: Rounds = ()

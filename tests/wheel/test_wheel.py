@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from moesim.cli.demo import SCENARIO
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -68,12 +70,15 @@ def test_the_wheel_holds_every_fact_and_template(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_the_demo_runs_from_the_wheel(command, tmp_path):
-    """The demo compares six placements and writes report, plan and a launcher's file into the working folder."""
-    done = run(command, "demo", cwd=tmp_path)
+def test_the_demos_comparison_runs_from_the_wheel(command, tmp_path):
+    """Model, topology, profile and trace are found by name; report, plan and timeline appear in the working folder."""
+    (tmp_path / "demo.yaml").write_text(SCENARIO.read_text())  # fewer placements: kernels are compiled for this folder
+    placements = ("--strategies", "contiguous,longest_first")
+    done = run(command, "compare", "demo.yaml", *placements, "--out", "out", "--plan-out", "plan.json", cwd=tmp_path)
     assert 0 == done.returncode, done.stderr
-    for strategy in ("contiguous", "round_robin", "hash", "longest_first", "eplb_global", "topology"):
-        assert strategy in done.stdout
-    written = {path.name for path in (tmp_path / "out" / "demo").iterdir()}
-    assert {"report.html", "timeline.pftrace", "result.json", "plan.json", "sglang-expert-location.json"} <= written
-    assert str(tmp_path / "out" / "demo") in done.stderr
+    assert "contiguous" in done.stdout and "longest_first" in done.stdout and "h100-sxm" in done.stdout
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.html", "timeline.pftrace", "result.json"} <= written
+    exported = run(command, "export", "plan.json", "--to", "sglang", "--out", "location.json", cwd=tmp_path)
+    assert 0 == exported.returncode, exported.stderr
+    assert (tmp_path / "location.json").is_file()
