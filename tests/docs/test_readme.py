@@ -74,6 +74,7 @@ def test_the_python_shown_runs(tmp_path, monkeypatch, capsys):
     exec(re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1), {})
     assert "contiguous" in capsys.readouterr().out
     assert (tmp_path / "plan.json").is_file()
+    assert (tmp_path / "location.json").is_file()
 
 
 def test_make_targets_shown_exist():
