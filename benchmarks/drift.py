@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from _page import table, write_part
 from numpy.typing import NDArray
 
 from moesim.collective.reduction_flows import reduction_time
@@ -141,12 +142,6 @@ def migration_rows(slots: int, devices: int, layers: int) -> list[tuple[str, ...
     return rows
 
 
-def table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [headers, ("---",) * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def main() -> None:
     """Print the tables; write them into the page where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,10 +159,7 @@ def main() -> None:
     text += f"\n\n{layers} layers."
     print(text)
     if arguments.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        write_part(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

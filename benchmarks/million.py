@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _page import table, write_part
 from numpy.typing import NDArray
 
 from moesim.placement import ExpertPlacement
@@ -40,6 +41,7 @@ from moesim.traffic import count_placed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "PERFORMANCE.md"
+HEADERS = ("what", "measured", "peak memory", "target")
 BEGIN, END = "<!-- million: python benchmarks/million.py --write -->", "<!-- end of million -->"
 PER_NODE, TOP_K, HEADS = 8, 128, 8
 QUALITY = 4.0  # --time-limit 120
@@ -253,13 +255,10 @@ def run_row(name: str, *, smoke: bool) -> dict[str, object]:
     }
 
 
-def table(answers: list[dict[str, object]]) -> str:
-    """The rows as a Markdown table."""
-    lines = ["| what | measured | peak memory | target |", "| --- | --- | --- | --- |"]
-    for answer in answers:
-        title, target, _ = ROWS[str(answer["row"])]
-        lines.append(f"| {title} | {answer['measured']} | {answer['peak_gb']:.2f} GB | {target} |")
-    return "\n".join(lines)
+def _row(answer: dict[str, object]) -> tuple[str, ...]:
+    """The cells of a row under HEADERS."""
+    title, target, _ = ROWS[str(answer["row"])]
+    return title, str(answer["measured"]), f"{answer['peak_gb']:.2f} GB", target
 
 
 def main() -> None:
@@ -287,11 +286,10 @@ def main() -> None:
         if kept is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(answers[-1]) + "\n")
-    print(table(answers))
+    text = table(HEADERS, map(_row, answers))
+    print(text)
     if asked.write:
-        text = PAGE.read_text()
-        head, rest = text.split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n{table(answers)}\n{END}{rest.split(END)[1]}")
+        write_part(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

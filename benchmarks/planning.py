@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _page import table, write_part
 from _short_models import short_model, short_trace
 
 from moesim.errors import MoesimError
@@ -255,17 +256,6 @@ def _probe(trace: str, model: str, routing_only: bool) -> dict[str, object]:
     ).scenario()
 
 
-def _table(outcomes: Sequence[Outcome]) -> str:
-    rows = [list(HEADERS), ["---"] * len(HEADERS), *(outcome.row() for outcome in outcomes)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _write(text: str) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n" + text + "\n" + END + rest.split(END)[1], encoding="utf-8")
-
-
 def _opened(text: str, layers: int, folder: Path) -> tuple[str, str, bool]:
     """A trace in our own format, the model cut to so many layers that it runs under; only its routing is replayed."""
     file, _, named = text.partition("=")
@@ -338,10 +328,10 @@ def main() -> None:
     lines = summary(outcomes) + (
         [f"{left} of {len(cells)} cells were out of the time budget, drawn by lot."] if left else []
     )
-    text = _table(outcomes) + "\n\n" + "\n".join(f"- {line}" for line in lines)
+    text = table(HEADERS, (outcome.row() for outcome in outcomes)) + "\n\n" + "\n".join(f"- {line}" for line in lines)
     print("\n" + text)
     if arguments.write:
-        _write(text)
+        write_part(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

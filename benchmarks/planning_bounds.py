@@ -13,6 +13,7 @@ import collections
 from pathlib import Path
 
 import numpy as np
+from _page import table, write_part
 from numpy.typing import NDArray
 
 from moesim.compute import expert_cost
@@ -94,12 +95,6 @@ def row_of(kind: str, slots: int, devices: int, profile: str | None, layers: int
     return (kind, str(slots), str(devices), profile or "datasheet", *times, *gaps, names)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [HEADERS, ("---",) * len(HEADERS), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def main() -> None:
     """Print the table; write it into the page where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -114,12 +109,9 @@ def main() -> None:
         for kind in ("zipf", "lognormal")
         for profile in profiles
     ]
-    print(table(rows))
+    print(table(HEADERS, rows))
     if arguments.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
+        write_part(PAGE, BEGIN, END, table(HEADERS, rows))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _page import table, write_part
 
 from moesim.calibration import list_profiles, load_profile
 from moesim.cluster import Cluster, TorusLayout
@@ -31,6 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STEP = REPOSITORY / "examples" / "deepseek_v3_training_2048_h800.yaml"
 PAGE = REPOSITORY / "docs" / "VALIDATION.md"
 FITTED = "h800-sxm"  # a profile from measurements, where there is one
+HEADERS = ("what", "published", "moesim", "why they differ")
 MARKS = ("<!-- published results: begin -->", "<!-- published results: end -->")
 
 
@@ -224,20 +226,6 @@ def _phases(training: TrainingResult) -> str:
     return " + ".join(f"{name} {seconds:.2f}" for name, seconds in parts.items())
 
 
-def table(rows: list[Row]) -> str:
-    """The rows as Markdown."""
-    lines = ["| what | published | moesim | why they differ |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def write(text: str) -> None:
-    """Put the table between the marks of docs/VALIDATION.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Print the table, and write it when asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -253,10 +241,10 @@ def main() -> None:
     ]
     if not arguments.smoke:
         parts.append(deepseek_step)
-    text = table([row for part in parts for row in part()])
+    text = table(HEADERS, [row for part in parts for row in part()])
     print(text)
     if arguments.write and not arguments.smoke:
-        write(text)
+        write_part(PAGE, *MARKS, text)
 
 
 if __name__ == "__main__":

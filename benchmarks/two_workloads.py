@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from _page import table, write_part
 from _short_models import short_model, short_trace
 
 from moesim.result import Comparison
@@ -53,12 +54,6 @@ def row_of(comparison: Comparison, slots: int) -> tuple[str, ...]:
     return (str(slots), str(8 * NODES), *cells)
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """The rows as a Markdown table."""
-    lines = [HEADERS, ("---",) * len(HEADERS), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def main() -> None:
     """Print the table; write it into the page where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -85,12 +80,9 @@ def main() -> None:
             for extra in arguments.extra:
                 slots = 64 + 8 * NODES * extra
                 rows.append(row_of(compared(model, traces, extra, "topology", "0:8"), slots))
-    print(table(rows))
+    print(table(HEADERS, rows))
     if arguments.write:
-        page = PAGE.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN, 1)
-        _, after = rest.split(END, 1)
-        PAGE.write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{after}", encoding="utf-8")
+        write_part(PAGE, BEGIN, END, table(HEADERS, rows))
 
 
 if __name__ == "__main__":

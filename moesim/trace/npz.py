@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moesim.errors import InputError, unknown_name
 from moesim.provenance import sha256_of_file
+from moesim.trace.zip_file import damaged, opened_zip
 
 MOST_ARRAY_BYTES = 2**32  # unpacked; a larger recording belongs into Parquet, which is read in batches
 _MOST_MEMBERS = 10_000
@@ -41,13 +42,13 @@ def is_npz(path: Path) -> bool:
     with open(path, "rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
             return False
-    with _opened(path) as archive:
+    with opened_zip(path, _reading) as archive:
         return any(name.endswith(".npy") for name in archive.namelist())
 
 
 def read_headers(path: Path) -> Mapping[str, ArrayHeader]:
     """Name -> shape and type of every array in the file, in its order, each checked against the size it really has."""
-    with _opened(path) as archive:
+    with opened_zip(path, _reading) as archive:
         members = archive.infolist()
         if len(members) > _MOST_MEMBERS:
             raise InputError(f"{path} has {len(members)} arrays, more than {_MOST_MEMBERS}")
@@ -71,7 +72,7 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
         raise InputError(
             f"{path}: array {name!r} unpacks to {size} bytes, more than {MOST_ARRAY_BYTES}; cut it in parts"
         )
-    with _opened(path) as archive, _reading(path), archive.open(f"{name}.npy") as stream:
+    with opened_zip(path, _reading) as archive, _reading(path), archive.open(f"{name}.npy") as stream:
         values: NDArray[Any] = npy.read_array(stream, allow_pickle=False)
     return values
 
@@ -125,22 +126,9 @@ def _parse_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    with _reading(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        yield archive
-
-
-@contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what numpy and zipfile raise on a damaged file into one sentence; only calls of theirs stand inside."""
     try:
         yield
     except _UNREADABLE as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise InputError(
-            f"cannot read {path} as an .npz file ({reason}); it is truncated, damaged or not one"
-        ) from None
+        raise damaged(path, "an .npz file", error) from None

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import InputError
+from moesim.trace.zip_file import damaged, opened_zip
 
 _MOST_MEMBERS = 10_000_000
 _MOST_PICKLE_BYTES = 2**31
@@ -25,13 +26,13 @@ def is_torch_file(path: Path) -> bool:
     with open(path, "rb") as stream:
         if stream.read(4) != b"PK\x03\x04":
             return False
-    with _archive(path) as archive:
+    with opened_zip(path, _reading) as archive:
         return _pickle_member(archive) is not None
 
 
 def names_in(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
     """Which of `names` stand as text in the file's pickle, without building anything of it."""
-    with _archive(path) as archive:
+    with opened_zip(path, _reading) as archive:
         member = _pickle_member(archive)
         if member is None or member.file_size > min(_MOST_PICKLE_BYTES, path.stat().st_size):
             return ()
@@ -81,7 +82,7 @@ def keys_of(value: Any, path: Path) -> Mapping[str, Any]:
 
 def _check_sizes(path: Path) -> None:
     """Refuse compressed members (torch writes none), and members that together claim more than the file has."""
-    with _archive(path) as archive:
+    with opened_zip(path, _reading) as archive:
         members = archive.infolist()
     if len(members) > _MOST_MEMBERS:
         raise InputError(f"{path} has {len(members)} members, more than {_MOST_MEMBERS}")
@@ -107,16 +108,6 @@ def _pickle_member(archive: zipfile.ZipFile) -> zipfile.ZipInfo | None:
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
-    with _reading(path):
-        archive = zipfile.ZipFile(path)
-    with archive:
-        yield archive
-
-
-@contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what zipfile and torch raise on a damaged file into one sentence; what torch refuses to build passes."""
     try:
@@ -124,10 +115,7 @@ def _reading(path: Path) -> Iterator[None]:
     except UnpicklingError:
         raise
     except Exception as error:  # torch's unpickler raises whatever its steps happen to raise on damaged input
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise InputError(
-            f"cannot read {path} as a torch file ({reason}); it is truncated, damaged or not one"
-        ) from None
+        raise damaged(path, "a torch file", error) from None
 
 
 def whole_numbers(values: Any, what: str) -> NDArray[np.int64]:

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import moesim
-from moesim.cli import main
 from moesim.errors import InputError
 from tests.exporters.test_checkpoints import tiny_folder
+from tests.strategies.command import run_command
 from tests.strategies.plan import plan_of
 from tests.strategies.scenario import TINY_MODEL, tiny_scenario, write_scenario
 
@@ -21,15 +21,8 @@ def plan_file(tmp_path_factory):
 
 
 def run(monkeypatch, capsys, *arguments):
-    """Exit status, stdout and stderr of a command."""
-    monkeypatch.setattr("sys.argv", ["moesim", "export", *map(str, arguments)])
-    status = 0
-    try:
-        main()
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
+    """Exit status, stdout and stderr of `moesim export`."""
+    return run_command(monkeypatch, capsys, "export", *arguments)
 
 
 def test_the_answer_has_the_documented_keys(plan_file, tmp_path, monkeypatch, capsys):

@@ -5,9 +5,9 @@ import json
 import pytest
 
 import moesim
-from moesim.cli import main
 from moesim.errors import InputError, NoFeasiblePlan
 from moesim.plan_file import load_plan
+from tests.strategies.command import run_command
 from tests.strategies.scenario import tiny_scenario, write_scenario
 
 KEYS = (
@@ -16,15 +16,8 @@ KEYS = (
 
 
 def run(monkeypatch, capsys, *arguments):
-    """Exit status, stdout and stderr of a command."""
-    monkeypatch.setattr("sys.argv", ["moesim", "plan", *map(str, arguments)])
-    status = 0
-    try:
-        main()
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
+    """Exit status, stdout and stderr of `moesim plan`."""
+    return run_command(monkeypatch, capsys, "plan", *arguments)
 
 
 def test_plan_answers_with_every_documented_key_and_writes_the_same_file_twice(tmp_path, monkeypatch, capsys):

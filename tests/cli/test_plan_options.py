@@ -5,10 +5,10 @@ import json
 import pytest
 
 import moesim
-from moesim.cli import main
 from moesim.errors import InputError, NoFeasiblePlan
 from moesim.plan_file import load_plan
 from moesim.scenario import make_scenario
+from tests.strategies.command import run_command
 from tests.strategies.scenario import tiny_scenario, write_scenario
 
 SKEWED = {"router": "zipf", "tokens_per_rank": 96, "steps": "0:3", "seed": 1}
@@ -16,15 +16,8 @@ WIDE = {"slots": 20}
 
 
 def run(monkeypatch, capsys, *arguments):
-    """Exit status, stdout and stderr of a command."""
-    monkeypatch.setattr("sys.argv", ["moesim", "plan", *map(str, arguments)])
-    status = 0
-    try:
-        main()
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return status, out, err
+    """Exit status, stdout and stderr of `moesim plan`."""
+    return run_command(monkeypatch, capsys, "plan", *arguments)
 
 
 def test_a_plan_near_an_old_one_moves_no_more_than_its_budget(tmp_path, monkeypatch, capsys):
