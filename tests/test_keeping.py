@@ -11,7 +11,8 @@ from moesim.plan_file import load_plan
 from moesim.result import ComparedRun, Comparison, Headroom
 from moesim.scenario import make_scenario
 from moesim.study import compare, fastest_plan, plan
-from tests.strategies.scenario import tiny_scenario
+from tests.strategies.command import run_command
+from tests.strategies.scenario import tiny_scenario, write_scenario
 
 
 def test_the_kept_plan_is_that_of_the_strategy(tmp_path):
@@ -47,3 +48,12 @@ def test_the_command_writes_a_plan_that_loads(tmp_path):
     )
     assert 0 == done.exit_code, done.output
     assert load_plan(out).strategy in {"contiguous", "longest_first"}
+
+
+def test_a_comparison_is_shown_where_no_plan_can_be_kept(tmp_path, monkeypatch, capsys):
+    """What declined and why is on stdout; the file that cannot be made is one sentence on stderr, and nothing is left."""
+    scenario, out = write_scenario(tmp_path), tmp_path / "plan.json"
+    words = ("compare", scenario, "--strategies", "exact", "--plan-out", out)
+    status, shown, said = run_command(monkeypatch, capsys, *words)
+    assert (2, True, True) == (status, "declined" in shown, "every strategy declined" in said)
+    assert not out.exists()

@@ -33,9 +33,9 @@ def compare(
     if out is not None:
         write_report(comparison, out)
         say(f"written to {out}")
-    if plan_out is not None:
-        say(f"the plan of {comparison.fastest} is in {fastest_plan(comparison, scenario.parent).write(plan_out)}")
     if as_json:
         print_json(comparison.summary())
     else:
         print_page(page(comparison))
+    if plan_out is not None:  # last: what was found is shown even where no plan can be kept
+        say(f"the plan of {comparison.fastest} is in {fastest_plan(comparison, scenario.parent).write(plan_out)}")
