@@ -3,11 +3,12 @@
 Run: python benchmarks/planning.py [--smoke] [--traces FILE...] [--nodes 2 4 8] [--layers 3] [--minutes 35] [--write].
 A cell is a trace, a kind of step, nodes, extra slots per device and a batch size. Steps that are at least 85 % full are
 halved: strategies plan on (the last 24 of) the first half and are judged on the first of the second. *Headroom* is the
-better EPLB mode's step time over the oracle's (topology planned on the judged steps), *captured* the part of its logarithm
-that topology gets. `--write` puts the table into docs/PLANNING.md. FILE is a Parquet trace or an .npz that `moesim trace
-convert` reads, with `=MODEL` behind it where the model is not found by experts and top-k. `--layers` of it, evenly spaced,
-stand for all. Cells are taken in an order drawn by lot until `--minutes` of processor time are spent; `--keep FOLDER`
-keeps the outcome of each, so that a table goes on where it was cut off.
+better EPLB mode's step time over the oracle's (topology planned on the judged steps), *captured* the part of its
+logarithm that topology gets, *gap* what `moesim plan` says of the plan: predicted time over the proven bound. `--write`
+puts the table into docs/PLANNING.md. FILE is a Parquet trace or an .npz that `moesim trace convert` reads, with
+`=MODEL` behind it where the model is not found by experts and top-k. `--layers` of it, evenly spaced, stand for all.
+Cells are taken in an order drawn by lot until `--minutes` of processor time are spent; `--keep FOLDER` keeps the
+outcome of each, so that a table goes on where it was cut off.
 """
 
 import argparse
@@ -31,7 +32,9 @@ from moesim.planner import PlacementAnswer, PlacementProblem, place, replica_pol
 from moesim.routing import DealtStep
 from moesim.scenario import make_scenario
 from moesim.setting import Setting, load_setting
+from moesim.step_bound import step_phases
 from moesim.step_work import StepWork
+from moesim.study.bounding import lower_bound
 from moesim.study.posing import pose
 from moesim.study.simulating import replayed
 from moesim.study.work_plan import make_work_plan
@@ -48,7 +51,7 @@ FULL, MOST_PLANNED, MOST_READ = 0.85, 24, 200
 STAND_IN = "deepseek-v2-lite"  # under which routing of models without widths is replayed
 MODELS = {(32, 4): "gpt-oss-20b", (64, 6): "deepseek-v2-lite"}
 HEADERS = ("trace", "step", "cluster", "slots", "tokens a rank", "EPLB", "topology", "oracle", "headroom", "faster", "captured",
-           "copies EPLB", "copies topology")  # fmt: skip
+           "gap", "copies EPLB", "copies topology")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Step times in seconds, remote copies a token, processor seconds of planning and topology's notes."""
+    """Step times in seconds, gap of topology's plan, remote copies a token, processor seconds of planning, its notes."""
 
     cell: Cell
     devices: int
@@ -95,6 +98,7 @@ class Outcome:
     eplb_s: float
     topology_s: float
     oracle_s: float
+    gap: float
     eplb_copies: float
     topology_copies: float
     plan_s: float
@@ -117,7 +121,7 @@ class Outcome:
             captured = f"{math.log1p(self.faster) / math.log1p(self.headroom):.0%}"
         where = f"{self.devices} devices" + (f", {cell.rules}" if cell.rules else "")
         times = [f"{seconds * 1e6:.0f} us" for seconds in (self.eplb_s, self.topology_s, self.oracle_s)]
-        gains = [f"{self.headroom:+.1%}", f"{self.faster:+.1%}", captured]
+        gains = [f"{self.headroom:+.1%}", f"{self.faster:+.1%}", captured, f"{self.gap:.1%}"]
         copies = [f"{self.eplb_copies:.2f}", f"{self.topology_copies:.2f}"]
         name = Path(cell.trace).stem
         return [name, cell.kind, where, str(self.slots), str(cell.tokens_per_rank), *times, *gains, *copies]
@@ -166,11 +170,20 @@ def judge(cell: Cell, most_judged: int, work_limit: float = 1.0) -> Outcome | No
         eplb_s=min(seconds for seconds, _ in eplb),
         topology_s=topology_s,
         oracle_s=min(oracle_s, topology_s),
+        gap=_gap(setting, problem, answer, planned),
         eplb_copies=min(copies for _, copies in eplb),
         topology_copies=topology_copies,
         plan_s=plan_s,
         notes=answer.notes,
     )
+
+
+def _gap(setting: Setting, problem: PlacementProblem, answer: PlacementAnswer, steps: list[DealtStep]) -> float:
+    """Predicted step time of an answer over what no placement can beat, minus one, on the steps it was planned on."""
+    assert problem.costs is not None
+    work = make_work_plan(setting, answer.placements, replica_policy("topology"))
+    bound_s, _ = lower_bound(setting, problem, work, problem.costs, steps)
+    return float(np.mean([step_phases(StepWork(plan=work, dealt=step)).step_s for step in steps])) / bound_s - 1.0
 
 
 def _tight(setting: Setting, cell: Cell, steps: Sequence[DealtStep]) -> Setting:
@@ -208,6 +221,11 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     told = sum(any("not worth it" in note for note in outcome.notes) for outcome in narrow)
     if narrow:
         lines.append(f'{told} of the {len(narrow)} cells with headroom below 3 % are answered "not worth it".')
+    if wide:
+        wrong = sum(any("not worth it" in note for note in outcome.notes) for outcome in wide)
+        lines.append(f"{wrong} of the {len(wide)} cells with headroom of 5 % or more are answered so too.")
+        gaps = sorted(outcome.gap for outcome in plain)
+        lines.append(f"Gaps to the proven bound: {gaps[0]:.1%} to {gaps[-1]:.1%}, median {gaps[len(gaps) // 2]:.1%}.")
     for rules in RULES:
         ruled = [outcome for outcome in outcomes if outcome.cell.rules == rules]
         if ruled:

@@ -13,7 +13,6 @@ import numpy as np
 
 from moesim.placement import ExpertPlacement
 from moesim.planner.objective import layer_time, make_state
-from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem, TokenSketch
 from moesim.planner.sketch import join_sketches, select_windows, shuffled_sources
 
@@ -45,7 +44,8 @@ VARIANTS: tuple[Variant, ...] = (as_recorded, half_shuffled)
 class Trial:
     """How the variants did on windows they had not seen: seconds of some layers, and of the published balancer's plans.
 
-    `chosen` is the quickest variant; `published_s` is inf where the balancer has no answer.
+    `chosen` is the quickest variant; `published_s` is inf where the balancer has no answer. Both hold the layers'
+    attention, which no placement changes, so that `gain` is near that of a whole step.
     """
 
     chosen: Variant
@@ -74,7 +74,8 @@ def try_variants(problem: PlacementProblem, sketch: TokenSketch, search: Search,
     seen, unseen = select_windows(sketch, range(half)), select_windows(sketch, range(half, sketch.num_windows))
     layers = np.unique(np.linspace(0, problem.num_layers - 1, min(problem.num_layers, MOST_LAYERS)).round().astype(int))
     early = _planned_on(problem, seen)
-    num_ranks = _ranks(problem.costs)
+    assert problem.costs is not None
+    num_ranks, attention_s = problem.costs.num_ranks, len(layers) * problem.costs.attention_s
     seconds = []
     for variant in VARIANTS:
         known = variant(seen, num_ranks)
@@ -82,7 +83,7 @@ def try_variants(problem: PlacementProblem, sketch: TokenSketch, search: Search,
     plans = [[time_of(problem, unseen, int(layer), plan) for plan in published(early, int(layer))] for layer in layers]
     published_s = sum(min(times, default=np.inf) for times in plans)
     best = int(np.argmin(seconds))
-    return Trial(VARIANTS[best], seconds[best], published_s)
+    return Trial(VARIANTS[best], seconds[best] + attention_s, published_s + attention_s)
 
 
 def _planned_on(problem: PlacementProblem, sketch: TokenSketch) -> PlacementProblem:
@@ -93,8 +94,3 @@ def _planned_on(problem: PlacementProblem, sketch: TokenSketch) -> PlacementProb
         weight_TK = np.broadcast_to(sketch.weight_T[:, None], experts_TK.shape)
         load_LE[layer] = np.bincount(experts_TK[there_TK], weights=weight_TK[there_TK], minlength=problem.num_experts)
     return dataclasses.replace(problem, load_LE=load_LE)
-
-
-def _ranks(costs: CostTables | None) -> int:
-    assert costs is not None
-    return costs.num_ranks

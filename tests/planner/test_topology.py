@@ -1,7 +1,6 @@
 """The topology strategy: its state counts what the simulator counts, its search never worsens, its answers repeat."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
@@ -132,38 +131,6 @@ def test_one_copy_of_each_expert_goes_to_devices_by_their_speed(problem):
         assert (holds_ED.sum(axis=1) == 1).all()
         assert (holds_ED.sum(axis=0) <= posed.slots_of_devices).all()
     assert [2, 2] == holds_ED.sum(axis=0)[:2].tolist()
-
-
-def test_topology_is_the_best_of_all_plans_of_a_tiny_problem(tmp_path):
-    """4 experts in 5 slots on 4 devices of a torus: all 1,728 placements with a copy for each source, tried one by one."""
-    torus = {"topology": "tpu-v4-pod", "shape": "2x2x1"}
-    scenario = {**tiny_scenario(tmp_path, parallel={"ep": 4}, dispatch={"algorithm": "torus"}), "cluster": torus}
-    loads = PlacementProblem(np.ones((LAYERS, EXPERTS)), 4, 1, EXPERTS)
-    work = make_work_plan(load_setting(make_scenario(scenario)), place("contiguous", loads).placements, "nearest")
-    rng = np.random.default_rng(1)
-    keys = rng.random((1, 4 * 24, 4)) ** (1 / rng.lognormal(0, 1, 4))
-    experts_LTK = np.argsort(-keys, axis=-1)[..., :2].astype(np.int32)
-    step = DealtStep(0, np.repeat(np.arange(4, dtype=np.int32), 24), experts_LTK, None, 1.0)
-    load_LE = np.bincount(experts_LTK.ravel(), minlength=4)[None, :].astype(float)
-    costs = cost_tables(work, np.full(4, 24.0))
-    tiny = PlacementProblem(load_LE, 4, costs.devices_per_node, 5, sketch=make_sketch([step], 4), costs=costs)
-    best = min(time_of(tiny, tiny.sketch, 0, plan) for plan in every_plan(tiny))
-    assert best == pytest.approx(time_of(tiny, tiny.sketch, 0, place("topology", tiny).placements[0]), rel=1e-9)
-
-
-def every_plan(problem):
-    """All sets of experts on devices, and for each all choices of a copy by source and expert."""
-    slots_D, experts, devices = problem.slots_of_devices, problem.num_experts, problem.num_devices
-    for sets in itertools.product(*(itertools.combinations(range(experts), int(slots)) for slots in slots_D)):
-        expert_P = np.concatenate(sets).astype(np.int32)
-        if np.unique(expert_P).size < experts:
-            continue
-        choices = [itertools.product(np.flatnonzero(expert_P == expert), repeat=devices) for expert in range(experts)]
-        for slots_ED in itertools.product(*map(list, choices)):
-            split_DP = np.zeros((devices, expert_P.size))
-            for slot_D in slots_ED:
-                split_DP[np.arange(devices), slot_D] = 1.0
-            yield problem.placement(expert_P, split_DP)
 
 
 def test_topology_is_no_slower_than_eplb_on_its_window_and_repeats_itself(problem):
