@@ -6,6 +6,7 @@ them. Array letters: L MoE ordinal, W window, E expert, D device.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ import numpy as np
 from moesim.placement import ExpertPlacement
 from moesim.planner.objective import layer_time, make_state
 from moesim.planner.problem import PlacementProblem, TokenSketch
+from moesim.planner.search_state import state_bytes
+from moesim.planner.side_by_side import side_by_side
 from moesim.planner.sketch import join_sketches, select_windows, shuffled_sources
 
 FEW_WINDOWS = 8
@@ -76,14 +79,19 @@ def try_variants(problem: PlacementProblem, sketch: TokenSketch, search: Search,
     early = _planned_on(problem, seen)
     assert problem.costs is not None
     num_ranks, attention_s = problem.costs.num_ranks, len(layers) * problem.costs.attention_s
-    seconds = []
-    for variant in VARIANTS:
-        known = variant(seen, num_ranks)
-        seconds.append(sum(time_of(problem, unseen, int(layer), search(early, known, int(layer))) for layer in layers))
+    known = [variant(seen, num_ranks) for variant in VARIANTS]
+    bytes_each = state_bytes(problem.num_experts, problem.num_devices, max(one.num_windows for one in known), num_ranks)
+
+    def judged(job: tuple[int, int]) -> float:
+        number, layer = job
+        return time_of(problem, unseen, layer, search(early, known[number], layer))
+
+    jobs = list(itertools.product(range(len(VARIANTS)), layers.tolist()))
+    seconds = np.reshape(side_by_side(judged, jobs, bytes_each), (len(VARIANTS), -1)).sum(axis=1)
     plans = [[time_of(problem, unseen, int(layer), plan) for plan in published(early, int(layer))] for layer in layers]
-    published_s = sum(min(times, default=np.inf) for times in plans)
+    published_s = sum(min(one, default=np.inf) for one in plans)
     best = int(np.argmin(seconds))
-    return Trial(VARIANTS[best], seconds[best] + attention_s, published_s + attention_s)
+    return Trial(VARIANTS[best], float(seconds[best]) + attention_s, published_s + attention_s)
 
 
 def _planned_on(problem: PlacementProblem, sketch: TokenSketch) -> PlacementProblem:

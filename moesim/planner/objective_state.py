@@ -16,6 +16,7 @@ from moesim.placement import ExpertPlacement
 from moesim.planner.objective_kernels import STEPS_PER_TILE, choose_again, refresh_costs, settle
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import TokenSketch
+from moesim.planner.sketch import pairs_by_expert
 from moesim.replica import POLICIES, live_shares, mix, replica_key
 
 Floats = NDArray[np.float64]
@@ -74,7 +75,7 @@ def make_state(
         raise InputError(f"a sketch counts at most {MOST_PER_TOKEN} experts a token; got {top_k}")
     windows, ranks = sketch.num_windows, costs.num_ranks
     groups, devices = ranks // costs.group_size, costs.group_size
-    token_X, expert_X = _pairs(experts_TK)
+    token_X, expert_X = pairs_by_expert(experts_TK)
     offsets_E1 = np.searchsorted(expert_X, np.arange(placement.num_experts + 1)).astype(np.int64)
     most = max(int(placement.replicas_E.max()), min(devices, placement.num_slots - placement.num_experts + 1))
     slots_EC = np.full((placement.num_experts, most), -1, dtype=np.int32)
@@ -117,14 +118,6 @@ def make_state(
     )
     _choose_all(costs, state)
     return state
-
-
-def _pairs(experts_TK: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Token and expert of every pair, by expert and then token."""
-    token, k = np.nonzero(experts_TK >= 0)
-    expert = experts_TK[token, k]
-    order = np.argsort(expert, kind="stable")
-    return token[order].astype(np.int32), expert[order]
 
 
 def _shared(costs: CostTables, sketch: TokenSketch) -> Floats:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from moesim.placement import ExpertPlacement
 from moesim.planner.problem import TokenSketch
 from moesim.planner.search_costs import SearchCosts
+from moesim.planner.sketch import pairs_by_expert
 
 POWER = 16  # of the power mean: 64 equal devices count as 1.3 times their maximum
 Floats = NDArray[np.float64]
@@ -65,10 +66,8 @@ class SearchState(NamedTuple):
 def layer_tokens(sketch: TokenSketch, layer: int, load_E: Floats) -> SearchTokens:
     """The tokens of one layer; `load_E` is the planning window's exact load, of which a thinned sketch shows a part."""
     experts_TK = np.ascontiguousarray(sketch.experts_LTK[layer])
-    token_T, column_T = np.nonzero(experts_TK >= 0)
-    expert_X = experts_TK[token_T, column_T]
-    order = np.argsort(expert_X, kind="stable")
-    seen_E = np.bincount(expert_X, weights=sketch.weight_T[token_T], minlength=load_E.size)
+    token_X, expert_X = pairs_by_expert(experts_TK)
+    seen_E = np.bincount(expert_X, weights=sketch.weight_T[token_X], minlength=load_E.size)
     scale_E = np.ones(load_E.size)
     if not sketch.whole and load_E.sum() > 0:
         wanted_E = load_E * (seen_E.sum() / load_E.sum())
@@ -80,9 +79,14 @@ def layer_tokens(sketch: TokenSketch, layer: int, load_E: Floats) -> SearchToken
         weight_T=sketch.weight_T,
         window_weight_W=sketch.window_weight_W,
         offsets_E1=np.concatenate([[0], np.cumsum(np.bincount(expert_X, minlength=load_E.size))]).astype(np.int64),
-        token_X=token_T[order].astype(np.int32),
+        token_X=token_X,
         pair_scale_E=scale_E,
     )
+
+
+def state_bytes(num_experts: int, num_devices: int, windows: int, ranks: int) -> int:
+    """About what a SearchState takes: its tables of experts by devices."""
+    return num_experts * num_devices * (8 * windows * (ranks // num_devices) + 9)
 
 
 def start_state(

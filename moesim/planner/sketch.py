@@ -54,6 +54,19 @@ def make_sketch(
     )
 
 
+def pairs_by_expert(experts_TK: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Token and expert of every pair, by expert and then token; -1 is no expert.
+
+    >>> [pairs.tolist() for pairs in pairs_by_expert(np.array([[1, 0], [0, -1]], dtype=np.int32))]
+    [[0, 1, 0], [0, 0, 1]]
+    """
+    token, k = np.nonzero(experts_TK >= 0)
+    expert = experts_TK[token, k]
+    small = expert.size > 0 and expert.max() <= np.iinfo(np.uint16).max
+    order = np.argsort(expert.astype(np.uint16) if small else expert, kind="stable")  # 16 bits are sorted by counting
+    return token[order].astype(np.int32), expert[order]
+
+
 def shuffled_sources(sketch: TokenSketch, num_ranks: int, seed: int) -> TokenSketch:
     """The sketch with every window's ranks dealt anew: what a rank sends is then what any rank might have sent.
 

@@ -6,18 +6,21 @@ search with source tables; Large-Neighbourhood Search by CP-SAT. What it searche
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import Declined
 from moesim.placement import ExpertPlacement
-from moesim.planner.held_out import Trial, as_recorded, half_shuffled, time_of, try_variants
+from moesim.planner.held_out import Trial, half_shuffled, time_of, try_variants
 from moesim.planner.layer_search import search_layer
 from moesim.planner.many_experts import place_many
 from moesim.planner.partition import has_mtkahypar
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch, first_alike
-from moesim.planner.search_state import copies_of, slots_filled
+from moesim.planner.search_state import copies_of, slots_filled, state_bytes
+from moesim.planner.side_by_side import side_by_side
 from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node, by_one_copy
 from moesim.planner.survival import fewest_domains, surviving_slots, survivors
@@ -25,11 +28,11 @@ from moesim.planner.tiny_layers import climb, is_tiny
 
 REPLICA_POLICY = "split"
 WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
-QUICK = 0.2  # of the usual work: below it no trial on unseen windows and no start by node
+QUICK = 0.2  # of the usual work: below it no start by node
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
 MOST_PAIRS = 1 << 22  # experts x devices: beyond it, and with hundreds of ids a token, a search takes many minutes
 LARGE = 1 << 19  # layers x experts x devices, above which one neighbourhood a layer and no linear program of splits
-WORSE = 0.01  # on unseen windows, from which on the published plan is taken
+WORSE = 0.002  # on unseen windows, from which on the published plan is taken
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 
 
@@ -58,22 +61,26 @@ def _placed(problem: PlacementProblem) -> PlacementAnswer:
             tuple(_even(problem, by_load(problem, layer)) for layer in range(problem.num_layers)),
             ("topology knows only loads here, no tokens and no costs: copies by load, split evenly",),
         )
-    trial = None
-    if problem.work_limit >= QUICK:
-        trial = try_variants(problem, problem.sketch, functools.partial(_searched, share=0.5), _published)
-    if trial is not None and trial.gain < -WORSE:
-        even = tuple(_published_best(problem, layer) for layer in range(problem.num_layers))
-        return PlacementAnswer(
-            even, (f"what search gained on some steps it lost on others ({trial.gain:+.1%}): EPLB's plan",)
-        )
-    variant = (half_shuffled if problem.work_limit >= QUICK else as_recorded) if trial is None else trial.chosen
-    sketch = variant(problem.sketch, problem.costs.num_ranks)
     first_L = first_alike(problem, problem.sketch)
-    best = {layer: _best(problem, sketch, layer) for layer in sorted(set(first_L))}
-    placements = tuple(best[layer] for layer in first_L)
+    different = sorted(set(first_L))
     # Below QUICK whole parts of the search do not run: what is returned is the best found by then.
     cut_short = problem.work_limit < QUICK
-    return PlacementAnswer(placements, _notes(problem, placements, trial), out_of_time=cut_short)
+    trial = try_variants(problem, problem.sketch, functools.partial(_searched, share=0.5), _published)
+    if trial is not None and trial.gain < -WORSE and not is_tiny(problem):
+        even = {layer: _published_best(problem, layer)[0] for layer in different}
+        note = (
+            f"not worth it: what search gained on some steps it lost on others ({trial.gain:+.1%}); this is EPLB's plan"
+        )
+        plans = tuple(plan for layer in first_L if (plan := even[layer]) is not None)
+        return PlacementAnswer(plans, (note,), out_of_time=cut_short)
+    variant = half_shuffled if trial is None else trial.chosen
+    sketch = variant(problem.sketch, problem.costs.num_ranks)
+    bytes_each = state_bytes(problem.num_experts, problem.num_devices, sketch.num_windows, problem.costs.num_ranks)
+    found = side_by_side(functools.partial(_best, problem, sketch), different, bytes_each)
+    best = dict(zip(different, found, strict=True))
+    layers = [best[layer] for layer in first_L]
+    placements = tuple(layer.placement for layer in layers)
+    return PlacementAnswer(placements, _notes(problem, layers, trial), out_of_time=cut_short)
 
 
 def _placed_many(problem: PlacementProblem) -> PlacementAnswer:
@@ -144,27 +151,44 @@ def _published(problem: PlacementProblem, layer: int) -> list[ExpertPlacement]:
     return plans
 
 
-def _best(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> ExpertPlacement:
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer's placement, its seconds on the planning window, and those of the quicker published plan (inf: none)."""
+
+    placement: ExpertPlacement
+    seconds: float
+    published_s: float
+
+
+def _best(problem: PlacementProblem, sketch: TokenSketch, layer: int) -> _Layer:
     """The searched placement, with the split of a linear program where that is quicker; or a published plan if that is."""
-    assert problem.sketch is not None
-    best = _searched(problem, sketch, layer)
-    seconds = time_of(problem, problem.sketch, layer, best)
-    others = [_on_all_slots(problem, plan) for plan in _published(problem, layer)]
+    plans = [_searched(problem, sketch, layer)]
     if problem.work_limit >= 0.5 and not _large(problem):
-        others.append(best_split(problem, layer, best).placement)
-    for other in others:
-        other_s = time_of(problem, problem.sketch, layer, other)
-        if other_s < seconds:
-            best, seconds = other, other_s
-    return climb(problem, layer, best) if is_tiny(problem) else best
+        plans.append(best_split(problem, layer, plans[0]).placement)
+    published, published_s = _published_best(problem, layer)
+    times = [_seconds(problem, layer, plan) for plan in plans]
+    if published is not None:
+        plans, times = [*plans, published], [*times, published_s]
+    number = int(np.argmin(times))
+    best, seconds = plans[number], times[number]
+    if is_tiny(problem):
+        best = climb(problem, layer, best)
+        seconds = _seconds(problem, layer, best)
+    return _Layer(best, seconds, published_s)
 
 
-def _published_best(problem: PlacementProblem, layer: int) -> ExpertPlacement:
-    """The quicker of EPLB's plans on the planning window."""
-    assert problem.sketch is not None
+def _published_best(problem: PlacementProblem, layer: int) -> tuple[ExpertPlacement | None, float]:
+    """The quicker of EPLB's plans on the planning window, if it has any, and its seconds."""
     plans = [_on_all_slots(problem, plan) for plan in _published(problem, layer)]
-    times = [time_of(problem, problem.sketch, layer, plan) for plan in plans]
-    return plans[int(np.argmin(times))]
+    times = [_seconds(problem, layer, plan) for plan in plans]
+    best = int(np.argmin(times)) if times else -1
+    return (plans[best], times[best]) if times else (None, np.inf)
+
+
+def _seconds(problem: PlacementProblem, layer: int, plan: ExpertPlacement) -> float:
+    """Seconds of a layer on the planning window."""
+    assert problem.sketch is not None
+    return time_of(problem, problem.sketch, layer, plan)
 
 
 def _on_all_slots(problem: PlacementProblem, plan: ExpertPlacement) -> ExpertPlacement:
@@ -183,16 +207,16 @@ def _even(problem: PlacementProblem, holds_ED: NDArray[np.bool_]) -> ExpertPlace
     return problem.placement(expert_P, np.ones((1, expert_P.size)))
 
 
-def _notes(problem: PlacementProblem, placements: tuple[ExpertPlacement, ...], trial: Trial | None) -> tuple[str, ...]:
+def _notes(problem: PlacementProblem, layers: Sequence[_Layer], trial: Trial | None) -> tuple[str, ...]:
     """Which partitioner was there, and whether the plan is worth it: against EPLB, where tokens were seen and unseen."""
     notes = [] if has_mtkahypar() else ["Mt-KaHyPar is not installed: experts went to nodes by moves and swaps instead"]
-    seen = _seen_trial(problem, placements)
-    if not np.isfinite(seen.published_s):
+    assert problem.costs is not None
+    attention_s = len(layers) * problem.costs.attention_s
+    published_s = attention_s + sum(layer.published_s for layer in layers)
+    if not np.isfinite(published_s):
         return tuple(notes)
-    notes.append(
-        f"topology: {seen.gain:+.1%} quicker than EPLB in MoE layers, attention included, on the planning window"
-    )
-    least, where = seen.gain, ""
+    least, where = published_s / (attention_s + sum(layer.seconds for layer in layers)) - 1.0, ""
+    notes.append(f"topology: {least:+.1%} quicker than EPLB in MoE layers, attention included, on the planning window")
     if trial is not None:
         notes.append(f"planned on half of that window it was {trial.gain:+.1%} quicker on the other half")
         if trial.gain < least:
@@ -200,15 +224,3 @@ def _notes(problem: PlacementProblem, placements: tuple[ExpertPlacement, ...], t
     if least < WORTH_IT:
         notes.append(f"not worth it: a gain of {least:.1%}{where} is below {WORTH_IT:.0%}, EPLB's plan will do")
     return tuple(notes)
-
-
-def _seen_trial(problem: PlacementProblem, placements: tuple[ExpertPlacement, ...]) -> Trial:
-    """The answer against the published plans on the planning window itself."""
-    assert problem.sketch is not None
-    assert problem.costs is not None
-    searched_s = published_s = len(placements) * problem.costs.attention_s
-    for layer, placement in enumerate(placements):
-        searched_s += time_of(problem, problem.sketch, layer, placement)
-        times = [time_of(problem, problem.sketch, layer, plan) for plan in _published(problem, layer)]
-        published_s += min(times, default=np.inf)
-    return Trial(half_shuffled, searched_s, published_s)
