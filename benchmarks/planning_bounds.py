@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from moesim.compute import expert_cost
 from moesim.planner import PlacementProblem, place
 from moesim.planner.bounds import experts_bound
-from moesim.planner.bounds_fitted import expert_hulls
+from moesim.planner.bounds_fitted import expert_floor
 from moesim.planner.bounds_load import load_bounds
 from moesim.planner.objective_tables import cost_tables
 from moesim.scenario import make_scenario
@@ -71,7 +71,7 @@ def row_of(kind: str, slots: int, devices: int, profile: str | None, layers: int
     problem = PlacementProblem(load_LE.astype(np.float64), devices, 8, slots)
     costs, weight_S = cost_tables(work, np.full(devices, float(TOKENS))), np.full(devices, 1.0 / devices)
     slots_D = problem.slots_of_devices
-    hulls = expert_hulls(costs, weight_S, int(slots_D.max()), int(load_LE.max()))
+    floor = expert_floor(costs, weight_S, slots_D, load_LE[:1], int(load_LE.max()))
     experts_s = bound_s = tokens = fullest = 0.0
     best: collections.Counter[str] = collections.Counter()
     for load_E, placement in zip(load_LE, place("balanced", problem).placements, strict=True):
@@ -83,7 +83,7 @@ def row_of(kind: str, slots: int, devices: int, profile: str | None, layers: int
         load_P = load_E[expert_P] // copies_E[expert_P] + (copy_P < (load_E % copies_E)[expert_P])
         cost = expert_cost(load_P, placement.device_of_slot_P, work.rates, work.model, "fp8", expert_P)
         experts_s += float(cost.time_s.max())
-        bound_s += experts_bound(costs, slots_D, load_E[None, :], weight_S, hulls)[0]
+        bound_s += experts_bound(costs, slots_D, load_E[None, :], weight_S, floor)[0]
         bounds = load_bounds(load_E.astype(np.float64), slots_D, np.ones(devices))
         name = max(bounds, key=lambda key: bounds[key])
         best[name] += 1

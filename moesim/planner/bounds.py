@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.planner.bounds_fitted import ExpertHull, hulls_s
+from moesim.planner.bounds_fitted import ExpertFloor
 from moesim.planner.objective_tables import CostTables
 
 Floats = NDArray[np.float64]
@@ -37,11 +37,11 @@ def receive_bounds(
     source_T: NDArray[np.int32],
     weight_S: Floats,
     inbound: dict[tuple[int, str], float],
-    hulls: tuple[ExpertHull, ...] = (),
+    floor: ExpertFloor | None = None,
 ) -> ReceiveBounds:
     """Bounds for all tokens of one step in one layer; `weight_S` weighs the ranks and sums to 1.
 
-    `inbound` is `inbound_seconds(costs, weight_S)`, `hulls` is `expert_hulls` where experts follow a fitted curve.
+    `inbound` is `inbound_seconds(costs, weight_S)`, `floor` is `expert_floor` where experts follow a fitted curve.
 
     experts     mean over ranks of launch + max(weight bytes of every expert with a token, once a group / HBM rate,
                 tiles of every expert's tokens / FLOP rate) + activations + shared expert: splitting an expert over
@@ -50,13 +50,10 @@ def receive_bounds(
                 ceil(K / slots) devices and ceil(K / slots of a node) nodes, and a rank's or node's own slots serve at
                 most its most wanted experts
     """
-    groups = costs.num_ranks // costs.group_size
     token, k = np.nonzero(experts_TK >= 0)
     expert, source = experts_TK[token, k].astype(np.int64), source_T[token].astype(np.int64)
-    load_GE = np.bincount(
-        source // costs.group_size * costs.params_E.size + expert, minlength=groups * costs.params_E.size
-    ).reshape(groups, -1)
-    routed_s, compute = experts_bound(costs, slots_D, load_GE, weight_S, hulls)
+    load_GE = group_loads(costs, experts_TK, source_T)
+    routed_s, compute = experts_bound(costs, slots_D, load_GE, weight_S, floor)
     tokens_S = np.bincount(source_T, minlength=costs.num_ranks)
     shared_S = np.maximum(
         tokens_S * costs.shared_params * costs.shared_flop_s_S, costs.shared_bytes * costs.shared_byte_s_S
@@ -81,16 +78,25 @@ def receive_bounds(
     )
 
 
+def group_loads(costs: CostTables, experts_TK: NDArray[np.int32], source_T: NDArray[np.int32]) -> Ints:
+    """Tokens of each expert in each expert-parallel group [G, E]."""
+    groups, experts = costs.num_ranks // costs.group_size, costs.params_E.size
+    token, k = np.nonzero(experts_TK >= 0)
+    keys = source_T[token].astype(np.int64) // costs.group_size * experts + experts_TK[token, k]
+    return np.bincount(keys, minlength=groups * experts).reshape(groups, experts)
+
+
 def experts_bound(
     costs: CostTables,
     slots_D: Ints,
     load_GE: NDArray[np.integer],
     weight_S: Floats,
-    hulls: tuple[ExpertHull, ...] = (),
+    floor: ExpertFloor | None = None,
 ) -> tuple[float, str]:
     """Seconds of routed experts, weighted mean over ranks, at least, for tokens of each expert in each group; the argument."""
     if costs.curve.fitted:
-        return hulls_s(hulls, load_GE), "the cheapest group of every expert, by the fitted curve"
+        least_s = 0.0 if floor is None else floor.seconds(load_GE)
+        return least_s, "the cheapest groups of experts that devices and slots allow, by the fitted curve"
     byte_s, flop_s = float((weight_S * costs.byte_s_S).min()), float((weight_S * costs.flop_s_S).min())
     active_GE = load_GE > 0
     tiles_GE = -(-load_GE // costs.tile) * costs.tile

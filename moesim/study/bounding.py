@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.planner.bounds import ReceiveBounds, inbound_seconds, receive_bounds
+from moesim.planner.bounds import ReceiveBounds, group_loads, inbound_seconds, receive_bounds
 from moesim.planner.bounds_aggregate import MOST_CELLS, fewest_far
-from moesim.planner.bounds_fitted import ExpertHull, expert_hulls
+from moesim.planner.bounds_fitted import ExpertFloor, expert_floor
 from moesim.planner.objective_tables import CostTables
 from moesim.planner.problem import PlacementProblem
 from moesim.routing import DealtStep
@@ -29,7 +29,7 @@ class _Ranks:
 
     weight_S: Floats
     inbound: dict[tuple[int, str], float]
-    hulls: tuple[ExpertHull, ...]
+    floor: ExpertFloor | None
 
 
 def lower_bound(
@@ -46,8 +46,8 @@ def lower_bound(
     far_copies_L = [_far_copies(problem, costs, steps, ordinal) for ordinal in range(problem.num_layers)]
     best, best_names = 0.0, dict[str, str]()
     for weight_S in weights if not np.allclose(weights[0], weights[1]) else weights[:1]:
-        hulls = _hulls(problem, costs, steps, weight_S)
-        ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), hulls)
+        floor = _floor(problem, costs, steps, weight_S)
+        ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), floor)
         layers = [
             _layer(problem, costs, steps, ordinal, ranks, far_copies_L[ordinal]) for ordinal in range(len(far_copies_L))
         ]
@@ -61,22 +61,25 @@ def lower_bound(
 def layer_bounds(problem: PlacementProblem, costs: CostTables, steps: list[DealtStep]) -> list[ReceiveBounds]:
     """What dispatch, experts and combine of each layer take at least, mean over steps and (evenly) over ranks."""
     weight_S = np.full(costs.num_ranks, 1.0 / costs.num_ranks)
-    ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), _hulls(problem, costs, steps, weight_S))
+    ranks = _Ranks(weight_S, inbound_seconds(costs, weight_S), _floor(problem, costs, steps, weight_S))
     return [
         _layer(problem, costs, steps, ordinal, ranks, _far_copies(problem, costs, steps, ordinal))
         for ordinal in range(problem.num_layers)
     ]
 
 
-def _hulls(
+def _floor(
     problem: PlacementProblem, costs: CostTables, steps: list[DealtStep], weight_S: Floats
-) -> tuple[ExpertHull, ...]:
+) -> ExpertFloor | None:
     most_tokens = max(
         int(np.bincount(experts_TK[experts_TK >= 0]).max(initial=0))
         for step in steps
         for experts_TK in step.experts_LTK
     )
-    return expert_hulls(costs, weight_S, int(problem.slots_of_devices.max()), most_tokens)
+    middle = steps[len(steps) // 2]
+    experts_TK = middle.experts_LTK[problem.num_layers // 2]
+    typical_GE = group_loads(costs, experts_TK, middle.rank_T)
+    return expert_floor(costs, weight_S, problem.slots_of_devices, typical_GE, most_tokens)
 
 
 def _step(setting: Setting, work: WorkPlan, step: DealtStep, weight_S: Floats) -> float:
@@ -102,7 +105,7 @@ def _layer(
     slots_D = problem.slots_of_devices
     bounds = [
         receive_bounds(
-            costs, slots_D, step.experts_LTK[ordinal], step.rank_T, ranks.weight_S, ranks.inbound, ranks.hulls
+            costs, slots_D, step.experts_LTK[ordinal], step.rank_T, ranks.weight_S, ranks.inbound, ranks.floor
         )
         for step in steps
     ]

@@ -12,7 +12,7 @@ from moesim.compute import expert_cost
 from moesim.errors import Declined
 from moesim.planner import PlacementProblem, bounds, place
 from moesim.planner.bounds_aggregate import fewest_far
-from moesim.planner.bounds_fitted import expert_hulls, hulls_s
+from moesim.planner.bounds_fitted import expert_floor
 from moesim.planner.bounds_load import load_bounds
 from moesim.planner.objective import cost_tables
 from tests.planner.test_objective import NODES, random_placement, work_of
@@ -127,7 +127,7 @@ def fitted(tmp_path_factory):
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=20)
-def test_no_copies_and_split_beat_the_hulls_of_a_fitted_curve(fitted, seed):
+def test_no_copies_and_split_beat_the_floor_of_a_fitted_curve(fitted, seed):
     """Any loads cut into any copies on any devices: the weighted mean over ranks is at least the bound."""
     work, costs = fitted
     rng = np.random.default_rng(seed)
@@ -136,8 +136,19 @@ def test_no_copies_and_split_beat_the_hulls_of_a_fitted_curve(fitted, seed):
     time_D = expert_cost(load_P, np.repeat(np.arange(8), 3), work.rates, work.model, "bf16", expert_P).time_s
     load_E = np.bincount(expert_P, weights=load_P, minlength=16).astype(np.int64)
     for weight_S in (np.full(8, 0.125), costs.curve.speed_S / costs.curve.speed_S.sum()):
-        bound = hulls_s(expert_hulls(costs, weight_S, 3, 400), load_E[None, :])
-        assert 0 < bound <= float(weight_S @ time_D) * (1 + 1e-9)
+        for typical_E in (load_E, np.full(16, 25)):  # prices chosen for other loads hold as well
+            floor = expert_floor(costs, weight_S, np.full(8, 3), typical_E[None, :], 400)
+            assert 0 <= floor.seconds(load_E[None, :]) <= float(weight_S @ time_D) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("tokens", [1, 64, 400])
+def test_the_floor_of_level_loads_is_near_what_level_devices_take(fitted, tokens):
+    """Two experts of so many tokens on each of eight devices, no slot spare: nothing is left but how curves bend."""
+    work, costs = fitted
+    load_E, weight_S = np.full(16, tokens), np.full(8, 0.125)
+    time_D = expert_cost(load_E, np.repeat(np.arange(8), 2), work.rates, work.model, "bf16", np.arange(16)).time_s
+    floor = expert_floor(costs, weight_S, np.full(8, 2), load_E[None, :], 400)
+    assert 0.9 * float(weight_S @ time_D) < floor.seconds(load_E[None, :]) <= float(weight_S @ time_D) * (1 + 1e-9)
 
 
 def test_exact_declines_a_large_problem() -> None:
