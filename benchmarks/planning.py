@@ -35,6 +35,7 @@ from moesim.setting import Setting, load_setting
 from moesim.step_bound import step_phases
 from moesim.step_work import StepWork
 from moesim.study.bounding import lower_bound
+from moesim.study.planning import DEFAULT_WORK_S
 from moesim.study.posing import pose
 from moesim.study.simulating import replayed
 from moesim.study.work_plan import make_work_plan
@@ -298,7 +299,8 @@ def _kept(cell: Cell, arguments: argparse.Namespace) -> Outcome | None:
     if path.is_file():
         data = json.loads(path.read_text(encoding="utf-8"))
         return None if data is None else Outcome(cell=cell, **{**data, "notes": tuple(data["notes"])})
-    outcome = judge(cell, 1 if arguments.smoke else arguments.steps, 0.01 if arguments.smoke else 1.0)
+    work_limit = 0.01 if arguments.smoke else arguments.time_limit / DEFAULT_WORK_S
+    outcome = judge(cell, 1 if arguments.smoke else arguments.steps, work_limit)
     if arguments.keep is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         data = None if outcome is None else {**dataclasses.asdict(outcome)}
@@ -311,7 +313,12 @@ def _kept(cell: Cell, arguments: argparse.Namespace) -> Outcome | None:
 def _path(cell: Cell, arguments: argparse.Namespace) -> Path:
     """Where an outcome is kept: its name says everything it depends on but for the program."""
     parts = (Path(cell.trace).stem, cell.kind, cell.nodes, cell.extra, cell.tokens_per_rank, cell.rules or "plain")
-    name = "-".join(str(part) for part in (*parts, arguments.layers, arguments.steps)).replace(" ", "_")
+    how = (
+        arguments.layers,
+        arguments.steps,
+        *([] if arguments.time_limit == DEFAULT_WORK_S else [arguments.time_limit]),
+    )
+    name = "-".join(str(part) for part in (*parts, *how)).replace(" ", "_")
     return (arguments.keep or Path("nowhere")) / f"{name}.json"
 
 
@@ -325,6 +332,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3, help="MoE layers of each trace and model")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where outcomes of cells are kept and found again")
     parser.add_argument("--minutes", type=float, default=35.0, help="of processor time, after which no cell is begun")
+    parser.add_argument("--time-limit", type=float, default=DEFAULT_WORK_S, help="as moesim plan's")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
