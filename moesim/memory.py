@@ -47,9 +47,7 @@ def slot_bytes(model: MoEModel, weight_dtype: str) -> float:
 
 def slots_of_devices(placements: Sequence[ExpertPlacement]) -> NDArray[np.int64]:
     """Expert slots of each device of a group over all layers [D]."""
-    slots_D: NDArray[np.int64] = np.sum(
-        [np.bincount(p.device_of_slot_P, minlength=p.num_devices) for p in placements], axis=0
-    )
+    slots_D: NDArray[np.int64] = np.sum([placement.slots_of_devices for placement in placements], axis=0)
     return slots_D
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from moesim.errors import InputError
 
 MOST_DEVICES = 1 << 20
+LARGEST_SLOTS = 1 << 28  # over all layers: a gigabyte of answer
 _MOST_SLOTS = int(np.iinfo(np.int32).max)
 
 
@@ -68,7 +69,7 @@ class ExpertPlacement:
                 f"{missing.size} of {self.num_experts} experts have no slot, the first is expert {missing[0]}"
             )
         device_P = self._devices(experts_P.size)
-        slots_by_expert = np.argsort(experts_P, kind="stable").astype(np.int32)
+        slots_by_expert = _slots_by_expert(experts_P, self.num_experts)
         if self.dead_devices:
             alive_P = ~np.isin(device_P, self.dead_devices)
             replicas_E = np.bincount(experts_P[alive_P], minlength=self.num_experts)
@@ -103,6 +104,13 @@ class ExpertPlacement:
         return self.expert_of_slot_P.size
 
     @property
+    def slots_of_devices(self) -> NDArray[np.int64]:
+        """Slots each device holds [D], those of dead devices too."""
+        if self.slots_D is None:
+            return slots_per_device(self.num_slots, self.num_devices)
+        return np.array(self.slots_D, dtype=np.int64)
+
+    @property
     def same_device_duplicates(self) -> int:
         """Slots that repeat an expert its device already holds.
 
@@ -131,6 +139,15 @@ class ExpertPlacement:
         return hash((self.num_experts, self.num_devices, self.dead_devices, self.expert_of_slot_P.tobytes()))
 
 
+def _slots_by_expert(experts_P: NDArray[np.int32], num_experts: int) -> NDArray[np.int32]:
+    """Slots in the order of their experts, ascending within each."""
+    if experts_P.size > num_experts:
+        return np.argsort(experts_P, kind="stable").astype(np.int32)
+    slot_E = np.empty(num_experts, dtype=np.int32)  # one copy of each: no need to sort
+    slot_E[experts_P] = np.arange(num_experts, dtype=np.int32)
+    return slot_E
+
+
 def _checked_split(
     split_NP: NDArray[np.float64], experts_P: NDArray[np.int32], num_experts: int
 ) -> NDArray[np.float64]:
@@ -152,6 +169,15 @@ def check_slots(num_slots: int, num_experts: int) -> None:
     """Refuse fewer slots than experts with InputError."""
     if num_slots < num_experts:
         raise InputError(f"slots={num_slots} is fewer than experts={num_experts}; ask for at least {num_experts}")
+
+
+def check_all_slots(num_slots: int, num_layers: int) -> None:
+    """Refuse more slots over all layers than a placement may have with InputError."""
+    if num_slots * num_layers > LARGEST_SLOTS:
+        raise InputError(
+            f"slots={num_slots} in each of {num_layers} layers is more than {LARGEST_SLOTS} in all; ask for at most "
+            f"{LARGEST_SLOTS // num_layers}, or take a model with fewer layers or experts"
+        )
 
 
 def _checked_experts(expert_of_slot_P: NDArray[np.integer], num_experts: int, num_devices: int) -> NDArray[np.int32]:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moesim.errors import InputError
 
 FORMAT_VERSION = 1
-MOST_EXPERTS = 2**24  # bounds on what a file may claim: beyond every model known, and small enough to count in memory
+MOST_EXPERTS = 2**26  # bounds on what a file may claim: the largest model known, and small enough to count in memory
+MOST_RANKS = 2**24
 MOST_TOP_K = 2**16
 MOST_CELLS = 2**27  # layers x experts: one int64 count each is 1 GiB
 MOST_TOKENS = 2**50
@@ -36,7 +37,7 @@ class TraceInfo(BaseModel):
     top_k: int = Field(ge=0, le=MOST_TOP_K, strict=True)
     layers: tuple[int, ...] = Field(min_length=1, max_length=2**15)
     num_tokens: int = Field(ge=0, le=MOST_TOKENS, strict=True)
-    num_ranks: int = Field(default=1, ge=1, le=MOST_EXPERTS, strict=True)
+    num_ranks: int = Field(default=1, ge=1, le=MOST_RANKS, strict=True)
     num_steps: int = Field(default=1, ge=1, le=2**31 - 1, strict=True)
     has_weights: bool = Field(default=False, strict=True)
     has_sequences: bool = Field(default=False, strict=True)

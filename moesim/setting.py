@@ -19,6 +19,7 @@ from moesim.faults import Fault, Health, healths
 from moesim.model import MoEModel, dtype_bytes, load_model
 from moesim.network.detours import Detours
 from moesim.parallelism import ParallelDims
+from moesim.placement import check_all_slots
 from moesim.provenance import sha256_of_file, sha256_of_json, versions
 from moesim.routing import DealtStep
 from moesim.scenario import DeviceOverride, Scenario
@@ -143,6 +144,7 @@ def load_setting(scenario: Scenario) -> Setting:
     if scenario.capacity.policy == "drop_by_probability" and not workload.has_weights:
         raise no_weights()
     setting = Setting(scenario=scenario, model=model, cluster=cluster, dims=dims, profile=profile, workload=workload)
+    check_all_slots(setting.num_slots, model.num_moe_layers)  # before steps are made for so many
     _check_connected(setting)
     return setting
 

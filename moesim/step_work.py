@@ -185,7 +185,7 @@ class StepWork:
         """Bytes by part that the plan's `memory_device` holds in this step, before anything is routed."""
         plan, tokens = self.plan, float(self.tokens_D.max(initial=0.0))
         builder, model = plan.builder, plan.model
-        layer_slots = max(int(np.bincount(p.device_of_slot_P).max()) for p in plan.placements)
+        layer_slots = max(int(placement.slots_of_devices.max()) for placement in plan.placements)
         rows = plan.capacity_of(None).buffer_rows(int(tokens), builder.group_size, model.top_k, model.num_experts)
         copies = most_copies(builder.algorithm, tokens * builder.group_size, model.top_k, layer_slots, rows)
         if plan.capacity.policy == "pad" and rows is not None:

@@ -135,7 +135,7 @@ def _shape(setting: Setting, plan: WorkPlan) -> _Shape:
     count = num_parts(section.schedule, stages=dims.pp, chunks=section.chunks)
     parts = deal_layers(model.num_layers, count, section.stage_layers)
     parts_of_stage = tuple(tuple(sorted({item.part for slot in slots for item in slot})) for slots in order)
-    slots = max(int(np.bincount(placement.device_of_slot_P).max()) for placement in plan.placements)
+    slots = max(int(placement.slots_of_devices.max()) for placement in plan.placements)
     held = tuple(
         held_weights(model, dims, layers, first=part == 0, last=part == count - 1, expert_slots=slots)
         for part, layers in enumerate(parts)

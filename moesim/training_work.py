@@ -119,7 +119,7 @@ class PartWork:
             return TrainingLayer(ordinal=-1, attention=attention, mlp=mlp, shared=None, work=None)
         ordinal = model.moe_layer_indices.index(index)
         layer = work.layer(ordinal)
-        slots = np.concatenate([np.bincount(plan.placements[ordinal].device_of_slot_P)] * len(layer.traffic_G))
+        slots = np.tile(plan.placements[ordinal].slots_of_devices, len(layer.traffic_G))
         held = slots * model.expert_params / plan.etp
         shared = self._block(layer.shared, model.shared_params) if model.shared_params else None
         return TrainingLayer(

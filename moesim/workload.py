@@ -4,6 +4,7 @@ Array letters: L MoE ordinal of the model, T token, K top-k.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from moesim.trace import load_trace
 from moesim.trace.dealing import deal, num_dealt_steps
 from moesim.trace.expansion import expansion_note
 from moesim.trace.layer_rule import rows_to_replay
-from moesim.trace.synthetic import Parameter, router_parameters, synthetic_steps
+from moesim.trace.synthetic import Parameter, SyntheticRouter, make_router, routed_steps, router_parameters
 
 Window = tuple[int, int]
 MOST_STEPS = 1 << 31  # a synthetic router never runs out
@@ -102,18 +103,20 @@ def _synthetic(scenario: Scenario, model: MoEModel, num_ranks: int) -> Workload:
     parameters = _router_parameters(scenario, model)
     num_zero = 0 if router == "zero_experts" else model.num_router_targets - model.num_experts
 
-    def deal_window(window: Window) -> Iterator[DealtStep]:
-        steps = synthetic_steps(
+    @functools.cache
+    def made() -> SyntheticRouter:  # not before a step is asked for, then once: a million experts take a while
+        return make_router(
             router,
             num_layers=model.num_moe_layers,
             num_experts=model.num_experts + num_zero,
             top_k=model.top_k,
-            num_ranks=num_ranks,
-            tokens_per_rank=tokens_per_rank,
-            steps=window,
             seed=seed,
-            mode=scenario.mode.kind,
-            **parameters,
+            parameters=parameters,
+        )
+
+    def deal_window(window: Window) -> Iterator[DealtStep]:
+        steps = routed_steps(
+            made(), num_ranks=num_ranks, tokens_per_rank=tokens_per_rank, steps=window, mode=scenario.mode.kind
         )
         return (_without_zero_experts(step, model.num_experts) for step in steps) if num_zero else steps
 

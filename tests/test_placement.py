@@ -32,6 +32,17 @@ def test_slots_of_an_expert_are_where_the_expert_is(placement: ExpertPlacement) 
 
 
 @given(placements())
+def test_slots_of_devices_are_those_counted_one_by_one(placement: ExpertPlacement) -> None:
+    """By the rule, and as given; a dead device has its slots still."""
+    slots_D = np.bincount(placement.device_of_slot_P, minlength=placement.num_devices)[::-1]
+    given_so = ExpertPlacement(
+        placement.expert_of_slot_P, placement.num_experts, placement.num_devices, (0,), slots_D=tuple(slots_D.tolist())
+    )
+    assert slots_D[::-1].tolist() == placement.slots_of_devices.tolist()
+    assert slots_D.tolist() == given_so.slots_of_devices.tolist()
+
+
+@given(placements())
 def test_same_device_duplicates_are_the_slots_beyond_distinct_experts(placement: ExpertPlacement) -> None:
     """Slots minus distinct (device, expert) pairs."""
     pairs = set(zip(placement.device_of_slot_P.tolist(), placement.expert_of_slot_P.tolist(), strict=True))

@@ -8,6 +8,7 @@ import pytest
 from moesim.errors import InputError
 from moesim.model import load_model
 from moesim.scenario import make_scenario
+from moesim.trace.synthetic import make_router
 from moesim.workload import open_workload
 
 
@@ -66,6 +67,18 @@ def test_a_million_experts_have_their_heads() -> None:
     (step,) = workload.steps((0, 1))
     assert (1, 32, 128) == step.experts_LTK.shape
     assert "heads=8" in workload.assumptions[0]
+
+
+def test_a_router_is_made_when_the_first_step_is_asked_for_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows, planned on and judged, share it: making one for a million experts takes a while."""
+    made: list[str] = []
+    monkeypatch.setattr(
+        "moesim.workload.make_router", lambda name, **sizes: made.append(name) or make_router(name, **sizes)
+    )
+    workload = open_workload(_scenario("mixtral-8x7b", router="zipf"), load_model("mixtral-8x7b"), 2)
+    assert [] == made
+    assert [0, 0, 1] == [step.step for window in ((0, 1), (0, 2)) for step in workload.steps(window)]
+    assert ["zipf"] == made
 
 
 @pytest.mark.parametrize(

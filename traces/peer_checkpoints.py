@@ -11,6 +11,8 @@ from peer_training import Report, Trained, train
 from record_public_domain import OtherTrainingError
 from training import Training
 
+from moesim.trace.appearing_file import appearing_file
+
 
 def trained_model(
     shape: PeerShape,
@@ -34,7 +36,8 @@ def trained_model(
         trained = train(shape, stream, training, say, with_experts=with_experts, device=device)
         state = {"model": trained.model.state_dict(), "loss": trained.loss, "seconds": trained.processor_seconds}
         checkpoints.mkdir(parents=True, exist_ok=True)
-        torch.save(state | asked, path)
+        with appearing_file(path) as file:
+            torch.save(state | asked, file)
         return trained
     state = torch.load(path, weights_only=True, map_location=device)
     # Another seed splits the text elsewhere: "held-out" documents would be ones the model was trained on.

@@ -20,6 +20,8 @@ from public_domain_text import PACKAGE_FILES, TextMissingError, read_documents, 
 from routing_file import FORMAT_VERSION, load_skew, routing_table, write_routing
 from training import Report, Training, read, train
 
+from moesim.trace.appearing_file import appearing_file
+
 Tokens = NDArray[np.int64]
 DEFAULT_OUT = Path(__file__).resolve().parent / "moe-64e-public-domain.parquet"
 HELD_OUT_CHARACTERS = 140_000
@@ -190,7 +192,8 @@ def _model(
         return model, float(state["train_loss"])
     model, loss = train(shape, corpus.stream, training, say)
     if checkpoint is not None:
-        torch.save({"model": model.state_dict(), "train_loss": loss, "training": asdict(training)}, checkpoint)
+        with appearing_file(checkpoint) as file:
+            torch.save({"model": model.state_dict(), "train_loss": loss, "training": asdict(training)}, file)
     return model, loss
 
 

@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from moesim.trace.appearing_file import appearing_file
+
 FORMAT_VERSION = 1
 _ZSTD_LEVEL = 19
 
@@ -38,7 +40,7 @@ def write_routing(path: Path, table: pa.Table, info: dict[str, Any], recording: 
     """Writes `table` with `info` and `recording` as JSON under the schema keys `moesim` and `recording`.
 
     `info` is what every trace says about itself, with its digest beside it; `recording` is what only this program
-    knows. The same input gives the same bytes.
+    knows. The same input gives the same bytes. The file appears under its name when it is whole.
     """
     text = _as_json(info)
     metadata = {
@@ -47,18 +49,19 @@ def write_routing(path: Path, table: pa.Table, info: dict[str, Any], recording: 
         b"recording": _as_json(recording),
     }
     described = table.replace_schema_metadata(metadata)
-    pq.write_table(
-        described,
-        path,
-        compression="zstd",
-        compression_level=_ZSTD_LEVEL,
-        use_dictionary=["step", "layer", "rank", "sequence"],
-        # An id below 256 is one byte of four: split by byte, three streams vanish and one is left to the coder.
-        column_encoding={"experts.list.element": "BYTE_STREAM_SPLIT", "token": "DELTA_BINARY_PACKED"},
-        # One layer, one row group: a reader that wants some layers reads only those.
-        row_group_size=len(table) // len(info["layers"]),
-        write_page_checksum=True,
-    )
+    with appearing_file(path) as stream:
+        pq.write_table(
+            described,
+            stream,
+            compression="zstd",
+            compression_level=_ZSTD_LEVEL,
+            use_dictionary=["step", "layer", "rank", "sequence"],
+            # An id below 256 is one byte of four: split by byte, three streams vanish and one is left to the coder.
+            column_encoding={"experts.list.element": "BYTE_STREAM_SPLIT", "token": "DELTA_BINARY_PACKED"},
+            # One layer, one row group: a reader that wants some layers reads only those.
+            row_group_size=len(table) // len(info["layers"]),
+            write_page_checksum=True,
+        )
 
 
 def _as_json(described: dict[str, Any]) -> bytes:

@@ -89,7 +89,7 @@ def _options(
 ) -> list[Option]:
     """The placements a layer can go to, fewest copies first, the first being the old copies as far as they fit."""
     old_ED, slots_D = copies_of(old), problem.slots_of_devices
-    fits = old.num_slots == problem.num_slots and np.array_equal(np.bincount(old.device_of_slot_P), slots_D)
+    fits = old.num_slots == problem.num_slots and np.array_equal(old.slots_of_devices, slots_D)
     start_P = old.expert_of_slot_P if fits else fitted(old_ED, problem.load_LE[layer], slots_D)
     most = problem.num_slots * 2 if most_moved is None else most_moved
     trail = near_trail(start_P, old_ED, problem.load_LE[layer], slots_D, problem.speeds, most)

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.errors import InputError
-from moesim.placement import MOST_DEVICES, ExpertPlacement, check_slots, slots_per_device
+from moesim.placement import MOST_DEVICES, ExpertPlacement, check_all_slots, check_slots, slots_per_device
 from moesim.planner.objective_tables import CostTables
 
 LARGEST_LOAD = 1e30  # tokens; keeps sums and float32 arithmetic finite
-LARGEST_SLOTS = 1 << 28  # over all layers: a gigabyte of answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,11 +102,7 @@ class PlacementProblem:
             if not 1 <= value <= MOST_DEVICES:
                 raise InputError(f"{name}={value} is outside 1..{MOST_DEVICES}")
         check_slots(self.num_slots, self.num_experts)
-        if self.num_slots * self.num_layers > LARGEST_SLOTS:
-            raise InputError(
-                f"slots={self.num_slots} in each of {self.num_layers} layers is more than {LARGEST_SLOTS} in all; "
-                f"ask for at most {LARGEST_SLOTS // self.num_layers}"
-            )
+        check_all_slots(self.num_slots, self.num_layers)
         if self.num_groups < 1 or self.num_experts % self.num_groups:
             raise InputError(f"groups={self.num_groups} does not divide experts={self.num_experts}")
         if self.seed < 0:

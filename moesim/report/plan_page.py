@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -11,9 +10,9 @@ from moesim.plan_file import Plan
 from moesim.report.context import flatten
 from moesim.report.figure import svg
 from moesim.report.files import write_files
+from moesim.report.page import render_page
 from moesim.report.plan_view import PlanView
 from moesim.report.plots import plan as plots
-from moesim.report.words import printable
 from moesim.units import format_bytes, format_time
 
 Pictures = list[tuple[str, Figure]]
@@ -25,32 +24,26 @@ def write_plan_report(plan: Plan, view: PlanView, folder: Path) -> list[Path]:
 
 
 def plan_page(plan: Plan, view: PlanView) -> bytes:
-    """The page; every text from outside is escaped, and the page's own policy forbids it to load anything."""
-    environment = Environment(
-        loader=PackageLoader("moesim.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: value if not isinstance(value, str) or isinstance(value, Markup) else printable(value),
-    )
-    page = environment.get_template("plan.html").render(
-        title=f"Plan for {plan.model} on {plan.topology}",
-        answer=_answer(plan, view),
-        figures=_key_figures(plan, view),
-        notes=list(plan.notes),
-        sections=[
-            (
-                anchor,
-                heading,
-                reading,
-                [(caption, _drawn(anchor, i, caption, figure)) for i, (caption, figure) in enumerate(pictures)],
-            )
-            for anchor, heading, reading, pictures in _sections(view)
-        ],
-        rests_on=[(key, value) for key, value in flatten(plan.provenance) if not key.startswith("scenario.")],
-    )
-    return page.encode("utf-8", "replace")
+    """The page."""
+    sections = [
+        (
+            anchor,
+            heading,
+            reading,
+            [(caption, _drawn(anchor, i, caption, figure)) for i, (caption, figure) in enumerate(pictures)],
+        )
+        for anchor, heading, reading, pictures in _sections(view)
+    ]
+    content = {
+        "eyebrow": "moesim plan",
+        "title": f"Plan for {plan.model} on {plan.topology}",
+        "answer": _answer(plan, view),
+        "remarks": list(plan.notes),
+        "figures": _key_figures(plan, view),
+        "sections": sections,
+        "rests_on": [(key, value) for key, value in flatten(plan.provenance) if not key.startswith("scenario.")],
+    }
+    return render_page("plan.html", content)
 
 
 def _drawn(anchor: str, place: int, caption: str, figure: Figure) -> Markup:

@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from moesim.placement import ExpertPlacement
 from moesim.planner import PlacementAnswer, PlacementProblem
 from moesim.planner.migration import migrate
@@ -35,10 +33,7 @@ def moved_towards(
     each = copy_bytes_of(setting)
     if budget_bytes is not None and budget_bytes < each:
         note = f"a move budget of {format_bytes(budget_bytes)} is below one expert's {format_bytes(each)}: the old plan"
-        if any(
-            (np.bincount(one.device_of_slot_P, minlength=problem.num_devices) > problem.slots_of_devices).any()
-            for one in old
-        ):
+        if any((one.slots_of_devices > problem.slots_of_devices).any() for one in old):
             note += ", with copies that dead devices or too little memory cannot hold"
         return dataclasses.replace(answer, placements=tuple(old), notes=(*answer.notes, note), proven=False), ()
     work = make_work_plan(setting, tuple(old), policy)

@@ -11,7 +11,7 @@ import numpy as np
 from numba import get_num_threads, njit
 from numpy.typing import NDArray
 
-_TRIES = 32  # rejected draws before the rest of the experts is scanned instead; the law of the draw is the same
+_TRIES = 32  # rejected draws before one is made among the rest of the experts instead; the law of the draw is the same
 
 
 def draw_by_share(share_LE: NDArray[np.float64], num_tokens: int, top_k: int, seed: int) -> NDArray[np.int32]:
@@ -30,6 +30,8 @@ def draw_by_weight(weight_LE: NDArray[np.float64], num_tokens: int, top_k: int, 
     """[L, T, K] distinct experts, drawn one after the other in proportion to the weights of those not drawn yet.
 
     Weights are positive. Frequent experts come out less often than in proportion to their weight, more so as K grows.
+    Where those not drawn yet weigh less than about 1e-12 of all, rounding decides among them.
+    Cost: linear in experts, and at most K for a draw, however skewed the weights are.
     """
     experts_LTK = np.empty((weight_LE.shape[0], num_tokens, top_k), np.int32)
     _each_layer(lambda layer: _by_weight(weight_LE[layer], experts_LTK[layer], _layer_key(seed, layer)), len(weight_LE))
@@ -104,15 +106,17 @@ def _by_weight(weight_E, experts_TK, state):  # type: ignore[no-untyped-def]  # 
     num_experts = len(weight_E)
     summed_E = np.cumsum(weight_E)
     # Where to start looking for a point of the summed weights: a few steps to go, however many experts there are.
-    start_E = np.empty(num_experts, np.int64)  # by one sweep: searching each point takes 4 to 8 times as long
+    start_E = np.empty(num_experts, np.int32)  # by one sweep: searching each point takes 4 to 8 times as long
     first = 0
     for at in range(num_experts):
         while first < num_experts and summed_E[first] <= at * (summed_E[-1] / num_experts):
             first += 1
         start_E[at] = first
-    drawn_by_E = np.full(num_experts, -1, np.int64)
+    drawn_by_E = np.full(num_experts, -1, np.int32)
+    sorted_K = np.empty(top_k, np.int32)  # the experts drawn for a token, ascending, once they are needed so
     for token in range(num_tokens):
         drawn_weight = 0.0
+        num_sorted = 0
         for k in range(top_k):
             expert = -1
             for _ in range(_TRIES):
@@ -125,14 +129,41 @@ def _by_weight(weight_E, experts_TK, state):  # type: ignore[no-untyped-def]  # 
                     expert = found
                     break
             if expert < 0:
+                for place in range(num_sorted, k):
+                    _insert(sorted_K, place, experts_TK[token, place])
+                num_sorted = k
                 state = _advance(state)
-                left = _unit(state) * (summed_E[-1] - drawn_weight)
-                for found in range(num_experts):
-                    if drawn_by_E[found] != token:
-                        expert = found
-                        left -= weight_E[found]
-                        if left < 0.0:
-                            break
+                expert = _undrawn(summed_E, sorted_K[:k], _unit(state) * (summed_E[-1] - drawn_weight))
             drawn_by_E[expert] = token
             drawn_weight += weight_E[expert]
             experts_TK[token, k] = expert
+
+
+@njit(cache=True, nogil=True)
+def _insert(sorted_K, count, expert):  # type: ignore[no-untyped-def]  # types are numba's
+    """Put `expert` in its place among the first `count` numbers, which ascend."""
+    place = count
+    while place > 0 and sorted_K[place - 1] > expert:
+        sorted_K[place] = sorted_K[place - 1]
+        place -= 1
+    sorted_K[place] = expert
+
+
+@njit(cache=True, nogil=True)
+def _undrawn(summed_E, sorted_K, point):  # type: ignore[no-untyped-def]  # types are numba's
+    """The expert at `point` of the summed weights of those not in `sorted_K`, the last of them if the point is beyond.
+
+    Goes from one drawn expert to the next and searches the stretch between two of them that holds the point.
+    """
+    last, first, before = -1, 0, 0.0
+    for k in range(len(sorted_K) + 1):
+        stop = sorted_K[k] if k < len(sorted_K) else len(summed_E)
+        if first < stop:
+            weight = summed_E[stop - 1] - before
+            if point < weight:
+                return min(first + np.searchsorted(summed_E[first:stop], before + point, side="right"), stop - 1)
+            point -= weight
+            last = stop - 1
+        if stop < len(summed_E):
+            first, before = stop + 1, summed_E[stop]
+    return last

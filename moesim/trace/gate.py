@@ -19,6 +19,8 @@ _SAMPLE_TOKENS = 4096  # tokens on which a gate is balanced
 _ROUNDS = 40
 SAMPLE_SEQUENCE = 2**40  # sequences from here on are for balancing, never in a trace
 _MOST_WEIGHTS = 2**28  # of one gate: 1 GiB
+_MOST_LOGITS = 2**27  # of tokens routed together: 512 MiB, and several times that in a router that sorts them
+_MOST_SAMPLED = 2**29  # on which a gate is balanced, when nothing else is held
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,11 @@ class Gate:
     balancing_E: NDArray[np.float64]
 
     def logits(self, batch: TokenBatch) -> NDArray[np.float32]:
-        """[T, E] logits, -inf for experts that cannot be chosen in this step."""
+        """[T, E] logits, -inf for experts that cannot be chosen in this step.
+
+        Raises InputError where so many tokens at once would take more than half a gibibyte.
+        """
+        _check_logits("routed together", len(batch), self.layer.num_experts, _MOST_LOGITS)
         start = GateState(self.hot_E, 0.0, np.ones(self.layer.num_experts, np.bool_))
         state = start
         for evolve in self.layer.evolutions:
@@ -82,7 +88,7 @@ class Gate:
 def make_gate(layer: RouterLayer, stream: TokenStream, *, balanced: bool = False) -> Gate:
     """The gate that `layer.seed` draws; `balanced` also finds the bias at which every expert is as likely as another.
 
-    Raises InputError where the weights would take more than a gibibyte.
+    Raises InputError where the weights would take more than a gibibyte, or the logits of the balancing more than two.
     """
     width, num_experts = stream.knobs.width, layer.num_experts
     if width * num_experts > _MOST_WEIGHTS:
@@ -90,15 +96,26 @@ def make_gate(layer: RouterLayer, stream: TokenStream, *, balanced: bool = False
             f"a flat gate of width {width} for num_experts={num_experts} is more than {_MOST_WEIGHTS} numbers; "
             f"take router hierarchical or product_key"
         )
+    is_balanced = balanced or layer.balanced
+    if is_balanced:
+        _check_logits("to balance the gate on", _SAMPLE_TOKENS, num_experts, _MOST_SAMPLED)
     rng = np.random.default_rng([layer.seed, 10, layer.layer])
     weight_DE = (rng.standard_normal((width, num_experts)) / width**0.5).astype(np.float32)
     hot_E = stream.knobs.hot * rng.standard_normal(num_experts)
     balancing_E = np.zeros(num_experts)
     gate = Gate(layer, stream, weight_DE, hot_E, balancing_E)
-    if balanced or layer.balanced:
+    if is_balanced:
         sample_TE = raw_logits(stream.queries(sample_batch(), layer.layer), weight_DE) + hot_E.astype(np.float32)
         balancing_E += balancing_bias(sample_TE, layer.top_k)
     return gate
+
+
+def _check_logits(what: str, tokens: int, num_experts: int, most: int) -> None:
+    if tokens * num_experts > most:
+        raise InputError(
+            f"{tokens} tokens {what} x num_experts={num_experts} are more than {most} logits; take fewer tokens at once "
+            f"where the router has group_tokens, fewer experts, or router hierarchical or product_key"
+        )
 
 
 def sample_batch(step: int = 0) -> TokenBatch:

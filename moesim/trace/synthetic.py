@@ -4,6 +4,7 @@ Array letters: L MoE ordinal, T token, K top-k.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -32,9 +33,14 @@ _OF_STREAMS = ("preset", "dynamics")
 
 @dataclass(frozen=True, slots=True)
 class SyntheticRouter:
-    """One router made for every layer, and the knobs of the tokens it sees (the defaults where it sees none)."""
+    """One router made for every layer, and the knobs of the tokens it sees (the defaults where it sees none).
 
+    `top_k` counts the ids of a token over all heads.
+    """
+
+    name: str
     routes: tuple[Route, ...]
+    top_k: int
     knobs: Knobs
 
 
@@ -83,7 +89,8 @@ def make_router(
         )
         for layer in range(num_layers)
     )
-    return SyntheticRouter(tuple(build(layer, *stream, **own) for layer in layers), knobs)
+    routes = tuple(build(layer, *stream, **own) for layer in layers)
+    return SyntheticRouter(router, routes, top_k, knobs)
 
 
 _KNOBS = {field.name: field.type for field in fields(Knobs)}
@@ -142,17 +149,15 @@ def synthetic_steps(
     made = make_router(
         router, num_layers=num_layers, num_experts=num_experts, top_k=top_k, seed=seed, parameters=parameters
     )
-    sizes = {"num_ranks": num_ranks, "tokens_per_rank": tokens_per_rank}
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"router {router}: {name} must be >= 1, got {value}")
-    sizes |= {"num_layers": num_layers, "top_k": top_k}
-    if num_layers * num_ranks * tokens_per_rank * top_k > _MOST_IDS:
-        raise InputError(
-            f"router {router}: layers x ranks x tokens_per_rank x top_k of {sizes} is more than {_MOST_IDS}"
-        )
-    if not 0 <= steps[0] < steps[1]:
-        raise InputError(f"router {router}: steps {steps[0]}:{steps[1]} must be a range a:b with 0 <= a < b")
+    return routed_steps(made, num_ranks=num_ranks, tokens_per_rank=tokens_per_rank, steps=steps, mode=mode)
+
+
+def routed_steps(
+    made: SyntheticRouter, *, num_ranks: int, tokens_per_rank: int, steps: tuple[int, int], mode: Mode
+) -> Iterator[DealtStep]:
+    """`synthetic_steps` of a router that is made already."""
+    num_layers, top_k = len(made.routes), made.top_k
+    _check_steps(made, num_ranks, tokens_per_rank, steps)
     per_step = num_ranks * tokens_per_rank
     deal = TokenDeal(
         num_tokens=per_step * steps[1],
@@ -175,6 +180,21 @@ def synthetic_steps(
         return DealtStep(step, rank_T, experts_LTK, None, 1.0)
 
     return map(dealt, range(*steps))
+
+
+def _check_steps(made: SyntheticRouter, num_ranks: int, tokens_per_rank: int, steps: tuple[int, int]) -> None:
+    """Refuse ranks without tokens, steps out of order and a step that is too large with InputError."""
+    sizes = {"num_ranks": num_ranks, "tokens_per_rank": tokens_per_rank}
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"router {made.name}: {name} must be >= 1, got {value}")
+    sizes |= {"num_layers": len(made.routes), "top_k": made.top_k}
+    if math.prod(sizes.values()) > _MOST_IDS:
+        raise InputError(
+            f"router {made.name}: layers x ranks x tokens_per_rank x top_k of {sizes} is more than {_MOST_IDS}"
+        )
+    if not 0 <= steps[0] < steps[1]:
+        raise InputError(f"router {made.name}: steps {steps[0]}:{steps[1]} must be a range a:b with 0 <= a < b")
 
 
 def _on_threads(call: Callable[[Any], None], items: Iterable[Any]) -> None:

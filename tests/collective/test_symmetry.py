@@ -4,11 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moesim.calibration import load_profile
 from moesim.collective.link_table import build_link_table
 from moesim.collective.schedule import CollectiveBuilder
-from moesim.collective.symmetry import classes
+from moesim.collective.symmetry import _in_order_of_appearance, classes
 from moesim.faults import Fault, healths, weakened
 from moesim.network.detours import Detours
 from moesim.topology import load_topology
@@ -71,3 +73,9 @@ def test_a_slow_link_that_a_block_does_not_use_changes_nothing():
     cluster = load_topology("dgx-h100-superpod", nodes=2)
     (health,) = healths(cluster, [Fault(kind="slow_link", link="node1.nic1.up", factor=0.5)])
     assert [0, 0] == classes(blocks(weakened(cluster, health), 8))
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_links_are_numbered_as_paths_meet_them(numbers: list[int]) -> None:
+    """Each once, whichever comes first in front; none of none."""
+    assert list(dict.fromkeys(numbers)) == _in_order_of_appearance(np.array(numbers, np.int32)).tolist()

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.planner import PlacementProblem, place
+from moesim.planner.strategies.hash import _ascending
 
 
 def slots(name: str, experts: int, devices: int, num_slots: int, seed: int = 0, layers: int = 1) -> list[list[int]]:
@@ -40,6 +41,12 @@ def test_random_differs_by_seed_and_layer() -> None:
     assert first != second
     assert first == slots("random", 64, 8, 64, seed=0)[0]
     assert first != slots("random", 64, 8, 64, seed=1)[0]
+
+
+def test_hashes_are_taken_from_the_smallest_up_and_equal_ones_as_they_stand() -> None:
+    """As by a stable sort, though hashes that are equal hardly ever come."""
+    for hashes in ([5, 3, 5, 3, 5, 0] * 40, list(range(200, 0, -1)), [7]):
+        assert sorted(range(len(hashes)), key=hashes.__getitem__) == _ascending(np.array(hashes, np.uint64)).tolist()
 
 
 def test_hash_differs_by_seed_and_is_no_known_order() -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from moesim.errors import InputError
-from moesim.model import load_model
+from moesim.model import list_models, load_model
+from moesim.routing import MOST_EXPERTS
 from moesim.trace import generate as module
 from moesim.trace.generate import TraceShape, generate_trace, shape_of
 from moesim.trace.inspect import inspect_trace
@@ -124,3 +125,8 @@ def test_a_generation_that_fails_leaves_no_half_file(tmp_path: Path, monkeypatch
     generate_trace(out, **ASKED)
     assert 1000 == open_trace(out).info.num_tokens
     assert [out] == list(tmp_path.iterdir())
+
+
+def test_a_trace_holds_the_experts_of_every_model() -> None:
+    """Up to the 67,108,864 values of the largest."""
+    assert 2**26 == max(load_model(name).num_experts for name in list_models()) <= MOST_EXPERTS

@@ -93,6 +93,12 @@ def test_all_experts_and_one_expert_are_ordinary_cases() -> None:
         ("product_key", {"rows": 3}, "rows that divide it"),
         ("product_key", {"heads": 3}, "heads=3 does not divide top_k=4"),
         ("product_key", {"heads": 4, "top_k": 20}, "top_k=20 .4 heads x 5. is more than num_experts=16"),
+        ("noisy_topk", {"num_experts": 2**18}, "4096 tokens to balance the gate on x num_experts=262144 are more than"),
+        (
+            "expert_choice",
+            {"num_experts": 2**20, "num_layers": 1, "tokens_per_rank": 1024},
+            "1024 tokens routed together x num_experts=1048576 are more than 134217728 logits; take fewer",
+        ),
         ("switch_top1", {}, "gives each token 1, got top_k=4"),
         ("hierarchical", {"groups": 5}, "groups must divide the experts"),
         ("modality", {"pools": 8}, "a pool has 2 of num_experts=16"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,28 @@ def test_recorded_rows_obey_the_format(
     assert (np.diff(ordered, axis=-1) > 0).all()
     assert ordered.min() >= 0
     assert ordered.max() < 8
+
+
+def test_a_file_cut_short_in_writing_leaves_the_one_that_was_there(
+    corpus: "program.Corpus",
+    trained: tuple[LanguageModel, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half a file never stands under the name asked for, nor under another."""
+    recording = program.record(trained[0], corpus.held_out, TINY.context)
+    table = routing_file.routing_table(recording.experts_LTK, recording.sequence_T, TINY.moe_layers)
+    path, info = tmp_path / "one.parquet", program.trace_info(TINY, BRIEF, recording, {"held_out": 1.0})
+    path.write_bytes(b"old")
+
+    def write_half(_: object, target: Any, **options: object) -> None:
+        target.write(b"half")
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(routing_file.pq, "write_table", write_half)
+    with pytest.raises(OSError, match="no space left"):
+        routing_file.write_routing(path, table, info, {})
+    assert [b"old"] == [file.read_bytes() for file in tmp_path.iterdir()]
 
 
 def test_a_window_does_not_see_padding_or_other_documents(

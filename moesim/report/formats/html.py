@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from moesim.report.context import flatten
+from moesim.report.page import Lines, render_page
 from moesim.report.pictures import sections
 from moesim.report.sentences import LIMIT_WORDS
 from moesim.report.summary import RunLine, Summary, as_comparison, summarise
@@ -19,26 +19,8 @@ _LONGEST_VALUE = 4000
 
 
 def render(subject: Comparison | SimulationResult) -> dict[str, bytes]:
-    """The page; every text from outside is escaped, and the page's own policy forbids it to load anything."""
-    environment = Environment(
-        loader=PackageLoader("moesim.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_shown,
-    )
-    page = environment.get_template("report.html").render(_content(subject))
-    return {"report.html": page.encode("utf-8", "replace")}
-
-
-def _shown(value: Any) -> Any:
-    """Texts on one printable line; markup (our own SVG and style) and the scenario's lines as they are."""
-    return printable(value) if isinstance(value, str) and not isinstance(value, (Markup, _Lines)) else value
-
-
-class _Lines(str):
-    """A text whose line breaks matter."""
+    """The page."""
+    return {"report.html": render_page("report.html", _content(subject))}
 
 
 def _content(subject: Comparison | SimulationResult) -> dict[str, Any]:
@@ -48,11 +30,19 @@ def _content(subject: Comparison | SimulationResult) -> dict[str, Any]:
     drawn = sections(comparison, summary)
     times, unit = aligned_times([line.step_time_s for line in summary.lines])
     return {
-        "summary": summary,
+        "eyebrow": "moesim report",
+        "title": summary.question,
+        "answer": summary.answer,
+        "remarks": summary.remarks,
+        "sureness": summary.sureness,
+        "assumptions": summary.assumptions,
         "figures": _key_figures(summary, shown),
         "rows": [_row(line, time) for line, time in zip(summary.lines, times, strict=True)],
         "time_unit": unit,
-        "sections": [(section, [(p.caption, Markup(p.svg)) for p in section.pictures]) for section in drawn],
+        "sections": [
+            (section.anchor, section.heading, section.reading, [(p.caption, Markup(p.svg)) for p in section.pictures])
+            for section in drawn
+        ],
         "rests_on": _rests_on(shown),
         "scenario": _scenario_text(comparison.scenario),
     }
@@ -119,4 +109,4 @@ def _scenario_text(scenario: dict[str, Any]) -> str:
     if not scenario:
         return ""
     plain = json.loads(json.dumps(scenario, default=str))  # YAML that any reader accepts: no tuples, no tags
-    return _Lines(yaml.safe_dump(plain, sort_keys=False, allow_unicode=False))
+    return Lines(yaml.safe_dump(plain, sort_keys=False, allow_unicode=False))
