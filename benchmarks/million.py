@@ -101,7 +101,7 @@ def sources(size: Size, tokens: int) -> NDArray[np.int32]:
 
 def problem(size: Size, ids: Ids, work: float) -> PlacementProblem:
     """What a strategy sees of a window."""
-    stride = max(1, -(-len(ids) // int(32_768 * work)))
+    stride = max(1, -(-len(ids) // int(65_536 * work)))
     some = ids[::stride]
     sketch = TokenSketch(
         experts_LTK=some[None],

@@ -15,9 +15,9 @@ from moesim.planner.product_keys import KeyGrid
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-MOST_TOKENS = 12288  # that cuts are judged on
+MOST_TOKENS = 6144  # that cuts are judged on
 _DIRECTIONS = 4  # of affinity, each a candidate cut
-_ITERATIONS = 10  # of the power method: any mixture of the leading directions will do
+_ITERATIONS = 6  # of the power method: any mixture of the leading directions will do
 
 
 def tiles_of_nodes(experts_TK: NDArray[np.int32], load_E: Floats, grid: KeyGrid, share_N: Floats) -> Ints:
@@ -163,10 +163,23 @@ def _directions(whole_XX: NDArray[np.float32]) -> list[Floats]:
     for _ in range(_ITERATIONS):
         basis_XC = basis_XC - trivial_X[:, None] * (trivial_X @ basis_XC)[None, :]
         basis_XC = np.linalg.qr(basis_XC)[0]
-        basis_XC = scaled_XX @ basis_XC + basis_XC  # shifted: affinities also have negative eigenvalues
+        basis_XC = _add_product(scaled_XX, np.ascontiguousarray(basis_XC.T)).T  # + I: some eigenvalues are negative
     answer = np.zeros((number, len(whole_XX)))
     answer[:, used] = basis_XC.T * scale_X
     return list(answer)
+
+
+@njit(cache=True, nogil=True)
+def _add_product(scaled_XX, basis_CX):  # type: ignore[no-untyped-def]
+    """(scaled + I) basis of a symmetric matrix, in one order of additions whatever the number of threads."""
+    answer_CX = basis_CX.copy()
+    for x in range(scaled_XX.shape[0]):
+        row_X = scaled_XX[x]
+        for c in range(basis_CX.shape[0]):
+            factor = basis_CX[c, x]
+            for y in range(row_X.size):
+                answer_CX[c, y] += factor * row_X[y]
+    return answer_CX
 
 
 def _level(value_X: Floats, load_X: Floats, share: float) -> tuple[NDArray[np.bool_], float]:

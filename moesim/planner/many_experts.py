@@ -20,7 +20,7 @@ from moesim.planner.super_experts import NodeRoom, start_by_keys, start_by_use
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-LOAD_SLACK = 0.12  # a node's load may be this much above its share
+LOAD_SLACK = 0.10  # a node's load may be this much above its share
 DEVICE_SLACK = 0.15  # a device's
 FEW_TOKENS = 6  # of the sketch; an expert used less often tells nothing about itself
 THOROUGH = 2.0  # work limit from which tiles are dealt by Mt-KaHyPar

@@ -78,7 +78,7 @@ def _token_costs(
     setting: Setting, work: WorkPlan, steps: list[DealtStep], work_limit: float
 ) -> tuple[TokenSketch | None, CostTables | None]:
     if setting.model.num_experts * setting.dims.ep > MOST_CELLS:  # placed by fan-out and load: no table of costs
-        most = int(2 * MOST_TOKENS * min(max(work_limit, 1.0), 4.0))
+        most = int(4 * MOST_TOKENS * min(max(work_limit, 1.0), 2.0))
         return make_sketch(steps, work.num_devices, group_size=setting.dims.ep, most_tokens=most), None
     costs = layer_costs(setting, work, steps)
     if costs is None:

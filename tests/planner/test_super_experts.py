@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moesim.planner.key_tiles import tiles_of_nodes
+from moesim.planner.key_tiles import _add_product, tiles_of_nodes
 from moesim.planner.partition import has_mtkahypar
 from moesim.planner.product_keys import KeyGrid
 from moesim.planner.super_experts import NodeRoom, start_by_keys, start_by_use
@@ -41,6 +41,15 @@ def test_tiles_find_the_rows_and_columns_that_searches_use_together() -> None:
     load_N = np.bincount(node_E, weights=load_E, minlength=NODES)
     assert load_N.max() <= 1.25 * load_N.mean()
     assert np.array_equal(node_E, tiles_of_nodes(experts_TK, load_E, GRID, np.full(NODES, 1 / NODES)))
+
+
+def test_the_product_of_the_power_method_is_that_of_matrices() -> None:
+    """(A + I) B for a symmetric A."""
+    rng = np.random.default_rng(4)
+    half_XX, basis_XC = rng.normal(size=(20, 20)).astype(np.float32), rng.normal(size=(20, 3)).astype(np.float32)
+    whole_XX = half_XX + half_XX.T
+    answer_CX = _add_product(whole_XX, np.ascontiguousarray(basis_XC.T))
+    np.testing.assert_allclose(whole_XX @ basis_XC + basis_XC, answer_CX.T, rtol=1e-4, atol=1e-4)
 
 
 def test_tiles_take_any_number_of_nodes_and_tokens_without_experts() -> None:
