@@ -98,6 +98,26 @@ def join_sketches(sketches: Sequence[TokenSketch], weights: Sequence[float]) -> 
     )
 
 
+def every_so_manyth(sketch: TokenSketch, most_tokens: int) -> TokenSketch:
+    """Every so manyth token, at most `most_tokens` of them; every window keeps the tokens it stands for."""
+    stride = -(-sketch.num_tokens // most_tokens)
+    if stride <= 1:
+        return sketch
+    keep = np.arange(0, sketch.num_tokens, stride)
+    window_T, weight_T = sketch.window_T[keep], sketch.weight_T[keep]
+    before_W = np.bincount(sketch.window_T, weights=sketch.weight_T, minlength=sketch.num_windows)
+    after_W = np.bincount(window_T, weights=weight_T, minlength=sketch.num_windows)
+    return dataclasses.replace(
+        sketch,
+        experts_LTK=sketch.experts_LTK[:, keep],
+        source_T=sketch.source_T[keep],
+        weight_T=weight_T * (before_W / np.maximum(after_W, 1e-300))[window_T],
+        window_T=window_T,
+        token_T=sketch.token_T[keep],
+        whole=False,
+    )
+
+
 def select_windows(sketch: TokenSketch, windows: Sequence[int]) -> TokenSketch:
     """The sketch with only some of its windows, renumbered in the order given."""
     number_W = np.full(sketch.num_windows, -1, dtype=np.int32)

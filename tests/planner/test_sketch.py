@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
-from moesim.planner.sketch import join_sketches, make_sketch, select_windows, shuffled_sources
+from moesim.planner.sketch import every_so_manyth, join_sketches, make_sketch, select_windows, shuffled_sources
 from moesim.routing import DealtStep
 
 
@@ -57,3 +57,15 @@ def test_no_steps_are_refused():
     """A planning window needs a step."""
     with pytest.raises(InputError, match="no steps to plan on"):
         make_sketch([], 4)
+
+
+@given(st.lists(st.lists(st.integers(10, 40), min_size=4, max_size=4), min_size=1, max_size=4), st.integers(10, 200))
+def test_every_so_manyth_token_stands_for_its_windows_others(tokens_SR, most):
+    """Windows keep the tokens they stand for, at most so many are left; few enough are left alone."""
+    sketch = make_sketch([step(number, tokens_R) for number, tokens_R in enumerate(tokens_SR)], 4)
+    few = every_so_manyth(sketch, most)
+    assert few.num_tokens <= most or few is sketch
+    per_window = [np.bincount(one.window_T, weights=one.weight_T).tolist() for one in (sketch, few)]
+    assert per_window[0] == pytest.approx(per_window[1])
+    assert few.whole == (few is sketch)
+    assert every_so_manyth(sketch, sketch.num_tokens) is sketch

@@ -22,7 +22,7 @@ from moesim.planner.search_state import (
     value,
     worst_value,
 )
-from moesim.planner.sketch import make_sketch
+from moesim.planner.sketch import make_sketch, select_windows
 from moesim.planner.source_tables import nearest_sources
 from moesim.planner.starts import by_eplb, by_load, by_node, by_one_copy
 from moesim.planner.survival import fewest_domains
@@ -135,6 +135,7 @@ def test_one_copy_of_each_expert_goes_to_devices_by_their_speed(problem):
 
 def test_topology_is_no_slower_than_eplb_on_its_window_and_repeats_itself(problem):
     """On the objective, layer by layer, against EPLB on the slots it accepts; the same problem has the same plan."""
+    problem = dataclasses.replace(problem, sketch=select_windows(problem.sketch, [0]))  # no other to try a plan on
     answer = place("topology", problem)
     for layer, placement in enumerate(answer.placements):
         published = by_eplb(problem, layer, hierarchical=False)
@@ -164,9 +165,21 @@ def test_a_window_without_tokens_is_an_ordinary_case(problem):
     assert [24, 24] == [placement.num_slots for placement in answer.placements]
 
 
+def test_where_little_is_gained_on_seen_and_unseen_steps_the_answer_is_the_published_plan(problem):
+    """By the mode that is quicker, and it says so; this problem's devices all hold one expert, whatever is done."""
+    loose = dataclasses.replace(problem, num_slots=32)
+    answer = place("topology", loose)
+    assert ["not worth it"] == [note.partition(":")[0] for note in answer.notes]
+    for layer, placement in enumerate(answer.placements):
+        assert (
+            by_eplb(loose, layer, hierarchical=False).expert_of_slot_P.tolist() == placement.expert_of_slot_P.tolist()
+        )
+
+
 def test_layers_of_the_same_tokens_are_placed_once(problem):
     """A routing that repeats has repeated placements; one expert that goes elsewhere makes another layer of it."""
     sketch = dataclasses.replace(problem.sketch, experts_LTK=problem.sketch.experts_LTK[[0, 1, 0]])
+    sketch = select_windows(sketch, [0])  # nothing to try a plan on: what was searched is the answer
     repeated = dataclasses.replace(problem, load_LE=problem.load_LE[[0, 1, 0]], sketch=sketch)
     assert [0, 1, 0] == first_alike(repeated, sketch)
     first, second, third = place("topology", repeated).placements

@@ -17,10 +17,12 @@ from moesim.placement import ExpertPlacement
 from moesim.planner.held_out import Trial, half_shuffled, time_of, try_variants
 from moesim.planner.layer_search import search_layer
 from moesim.planner.many_experts import place_many
+from moesim.planner.objective_tables import CostTables
 from moesim.planner.partition import has_mtkahypar
 from moesim.planner.problem import PlacementAnswer, PlacementProblem, TokenSketch, first_alike
 from moesim.planner.search_state import copies_of, slots_filled, state_bytes
 from moesim.planner.side_by_side import side_by_side
+from moesim.planner.sketch import every_so_manyth
 from moesim.planner.splits import best_split
 from moesim.planner.starts import by_eplb, by_load, by_node, by_one_copy
 from moesim.planner.survival import fewest_domains, surviving_slots, survivors
@@ -28,11 +30,13 @@ from moesim.planner.tiny_layers import climb, is_tiny
 
 REPLICA_POLICY = "split"
 WORK = 6e6  # a layer, in units of moesim.planner.search_state.set_table: a quarter of a second
-QUICK = 0.2  # of the usual work: below it no start by node
+QUICK = 0.2  # of the usual work; no layer is searched with less
+FEW_TOKENS = 4096  # of the sketch, by which plans are told apart where work is less than that
 MOST_CELLS = 1 << 25  # experts x devices x windows of one layer's state: a quarter of a gigabyte
 MOST_PAIRS = 1 << 22  # experts x devices: beyond it, and with hundreds of ids a token, a search takes many minutes
 LARGE = 1 << 19  # layers x experts x devices, above which one neighbourhood a layer and no linear program of splits
 WORSE = 0.01  # on unseen windows, from which on the published plan is taken; half a window plans worse than a whole
+LEAST = 0.01  # on unseen windows, that keeps a plan which gains little on seen ones
 WORTH_IT = 0.03  # gains below this are within what profiles and drift leave uncertain
 
 
@@ -63,24 +67,36 @@ def _placed(problem: PlacementProblem) -> PlacementAnswer:
         )
     first_L = first_alike(problem, problem.sketch)
     different = sorted(set(first_L))
-    # Below QUICK whole parts of the search do not run: what is returned is the best found by then.
+    # Below QUICK the search ends before it has tried what it knows: what is returned is the best found by then.
     cut_short = problem.work_limit < QUICK
+    judged = problem
+    if cut_short:  # telling plans apart would take longer than finding them
+        judged = dataclasses.replace(problem, sketch=every_so_manyth(problem.sketch, FEW_TOKENS))
     trial = try_variants(problem, problem.sketch, functools.partial(_searched, share=0.5), _published)
     if trial is not None and trial.gain < -WORSE and not is_tiny(problem):
-        even = {layer: _published_best(problem, layer)[0] for layer in different}
-        note = (
-            f"not worth it: what search gained on some steps it lost on others ({trial.gain:+.1%}); this is EPLB's plan"
-        )
-        plans = tuple(plan for layer in first_L if (plan := even[layer]) is not None)
-        return PlacementAnswer(plans, (note,), out_of_time=cut_short)
+        return _published_answer(judged, first_L, trial, cut_short)
     variant = half_shuffled if trial is None else trial.chosen
     sketch = variant(problem.sketch, problem.costs.num_ranks)
     bytes_each = state_bytes(problem.num_experts, problem.num_devices, sketch.num_windows, problem.costs.num_ranks)
-    found = side_by_side(functools.partial(_best, problem, sketch), different, bytes_each)
+    found = side_by_side(functools.partial(_best, judged, sketch), different, bytes_each)
     best = dict(zip(different, found, strict=True))
     layers = [best[layer] for layer in first_L]
+    gain = _gain(problem.costs, layers)
+    if trial is not None and trial.gain < LEAST and gain < WORTH_IT and not is_tiny(problem):
+        return _published_answer(judged, first_L, trial, cut_short)
     placements = tuple(layer.placement for layer in layers)
-    return PlacementAnswer(placements, _notes(problem, layers, trial), out_of_time=cut_short)
+    return PlacementAnswer(placements, _notes(gain, trial), out_of_time=cut_short)
+
+
+def _published_answer(
+    problem: PlacementProblem, first_L: Sequence[int], trial: Trial, cut_short: bool
+) -> PlacementAnswer:
+    """EPLB's plan by the mode that is quicker over all layers, since searching does not help on steps it has not seen."""
+    modes = zip(*(_published(problem, layer) for layer in first_L), strict=True)
+    plans = [[_on_all_slots(problem, plan) for plan in mode] for mode in modes]
+    seconds = [sum(_seconds(problem, layer, plan) for layer, plan in enumerate(mode)) for mode in plans]
+    note = f"not worth it: half the window's plan is {trial.gain:+.1%} quicker than EPLB's on the other half; this is EPLB's"
+    return PlacementAnswer(tuple(plans[int(np.argmin(seconds))]), (note,), out_of_time=cut_short)
 
 
 def _placed_many(problem: PlacementProblem) -> PlacementAnswer:
@@ -121,7 +137,7 @@ def _large(problem: PlacementProblem) -> bool:
 
 def _starts(problem: PlacementProblem, sketch: TokenSketch, layer: int, *, thorough: bool) -> list[NDArray[np.bool_]]:
     starts = [by_load(problem, layer)]
-    if problem.num_nodes > 1 and problem.work_limit >= QUICK:
+    if problem.num_nodes > 1:
         starts.append(by_node(problem, sketch, layer, thorough=thorough and problem.work_limit >= 0.5))
     starts += [copies_of(plan) for plan in _published(problem, layer)[:1]]
     if problem.num_slots > problem.num_experts and _reads_bind(problem, sketch):
@@ -207,15 +223,18 @@ def _even(problem: PlacementProblem, holds_ED: NDArray[np.bool_]) -> ExpertPlace
     return problem.placement(expert_P, np.ones((1, expert_P.size)))
 
 
-def _notes(problem: PlacementProblem, layers: Sequence[_Layer], trial: Trial | None) -> tuple[str, ...]:
+def _gain(costs: CostTables, layers: Sequence[_Layer]) -> float:
+    """EPLB's time / ours - 1 on the planning window, MoE layers with their attention; inf where EPLB has no plan."""
+    attention_s = len(layers) * costs.attention_s
+    published_s = attention_s + sum(layer.published_s for layer in layers)
+    return published_s / (attention_s + sum(layer.seconds for layer in layers)) - 1.0
+
+
+def _notes(gain: float, trial: Trial | None) -> tuple[str, ...]:
     """Which partitioner was there, and whether the plan is worth it: against EPLB on the window both were planned on."""
     notes = [] if has_mtkahypar() else ["Mt-KaHyPar is not installed: experts went to nodes by moves and swaps instead"]
-    assert problem.costs is not None
-    attention_s = len(layers) * problem.costs.attention_s
-    published_s = attention_s + sum(layer.published_s for layer in layers)
-    if not np.isfinite(published_s):
+    if not np.isfinite(gain):
         return tuple(notes)
-    gain = published_s / (attention_s + sum(layer.seconds for layer in layers)) - 1.0
     notes.append(f"topology: {gain:+.1%} quicker than EPLB in MoE layers, attention included, on the planning window")
     if trial is not None:
         notes.append(f"planned on half of that window it was {trial.gain:+.1%} quicker on the other half")
