@@ -21,7 +21,9 @@ def demo(
     from moesim.report.formats.text import page
     from moesim.scenario import load_scenario
     from moesim.study import compare, fastest_plan
+    from moesim.study.compiling import compile_beside
 
+    compile_beside(SCENARIO, "topology")
     with progress(None) as tell:
         comparison = compare(load_scenario(SCENARIO), on_progress=tell)
     files = write_report(comparison, out)
