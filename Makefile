@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test clean
 
+# --no-compile: Python compiles what it imports, which takes a quarter of the time that compiling all of it takes.
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e .
 	touch $@
 
 $(VENV)/.test: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
