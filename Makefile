@@ -2,18 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check
+# Python compiles what is imported, once, which is much less than the whole of every package.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test clean
 
-# --no-compile: Python compiles what it imports, which takes a quarter of the time that compiling all of it takes.
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e .
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/.test: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
