@@ -1,7 +1,7 @@
 """Benchmark of one plan for two workloads: the slower one's step time against EPLB planned on the sum of both.
 
-Run: python benchmarks/two_workloads.py --traces INTENT.npz TRANSLATION.npz [--extra 3 4 6] [--write] | --smoke.
-Each trace is replayed under DeepSeek-V2-Lite cut to four layers, decode with 4 tokens a rank on two H100 nodes, so many
+Run: python benchmarks/two_workloads.py --traces INTENT.npz TRANSLATION.npz [--extra 3 4 6] [--layers 26] [--write] | --smoke.
+Each trace is replayed under DeepSeek-V2-Lite cut to so many layers, decode with 4 tokens a rank on two H100 nodes, so many
 extra slots a device. Strategies plan on steps 0:8 of both traces, objective `worst`, and are judged by `fluid` on steps
 8:10. *EPLB* is its better mode, *oracle* topology planned on the judged steps; all are the slower workload's step.
 `--write` puts the table into docs/PLANNING.md.
@@ -23,7 +23,7 @@ from moesim.trace.convert import convert_trace
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "PLANNING.md"
 BEGIN, END = "<!-- two workloads: python benchmarks/two_workloads.py --write -->", "<!-- end of two workloads -->"
-MODEL, LAYERS, NODES = "deepseek-v2-lite", 4, 2
+MODEL, LAYERS, NODES = "deepseek-v2-lite", 26, 2
 HEADERS = ("slots", "devices", "EPLB", "topology", "lower by", "oracle", "intent", "translation")
 
 
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="balanced on two synthetic traces of one layer")
     parser.add_argument("--traces", nargs=2, type=Path, metavar="NPZ")
     parser.add_argument("--extra", nargs="+", type=int, default=[3, 4, 6])
+    parser.add_argument("--layers", type=int, default=LAYERS, help="MoE layers, evenly spaced")
     parser.add_argument("--write", action="store_true", help="put the table into docs/PLANNING.md")
     arguments = parser.parse_args()
     if not arguments.smoke and arguments.traces is None:
@@ -72,10 +73,10 @@ def main() -> None:
             model = short_model(MODEL, 1, folder)
             rows.append(row_of(compared(model, made, 3, "balanced", "0:1"), 64 + 24 * NODES))
         else:
-            model, traces = short_model(MODEL, LAYERS, folder), []
+            model, traces = short_model(MODEL, arguments.layers, folder), []
             for source in arguments.traces:
                 path = folder / f"{source.stem}.parquet"
-                convert_trace(short_trace(source, LAYERS, folder), path, model=None)
+                convert_trace(short_trace(source, arguments.layers, folder), path, model=None)
                 traces.append({"path": str(path), "tokens_per_rank": 4, "steps": "8:10", "routing_only": True})
             for extra in arguments.extra:
                 slots = 64 + 8 * NODES * extra
