@@ -50,9 +50,8 @@ def receive_bounds(
                 ceil(K / slots) devices and ceil(K / slots of a node) nodes, and a rank's or node's own slots serve at
                 most its most wanted experts
     """
-    token, k = np.nonzero(experts_TK >= 0)
-    expert, source = experts_TK[token, k].astype(np.int64), source_T[token].astype(np.int64)
-    load_GE = group_loads(costs, experts_TK, source_T)
+    source, expert = source_pairs(experts_TK, source_T)
+    load_GE = group_loads(costs, source, expert)
     routed_s, compute = experts_bound(costs, slots_D, load_GE, weight_S, floor)
     tokens_S = np.bincount(source_T, minlength=costs.num_ranks)
     shared_S = np.maximum(
@@ -78,11 +77,16 @@ def receive_bounds(
     )
 
 
-def group_loads(costs: CostTables, experts_TK: NDArray[np.int32], source_T: NDArray[np.int32]) -> Ints:
-    """Tokens of each expert in each expert-parallel group [G, E]."""
-    groups, experts = costs.num_ranks // costs.group_size, costs.params_E.size
+def source_pairs(experts_TK: NDArray[np.int32], source_T: NDArray[np.int32]) -> tuple[Ints, Ints]:
+    """Source rank and expert of every pair of a token and one of its experts."""
     token, k = np.nonzero(experts_TK >= 0)
-    keys = source_T[token].astype(np.int64) // costs.group_size * experts + experts_TK[token, k]
+    return source_T[token].astype(np.int64), experts_TK[token, k].astype(np.int64)
+
+
+def group_loads(costs: CostTables, source: Ints, expert: Ints) -> Ints:
+    """Tokens of each expert in each expert-parallel group [G, E], from `source_pairs`."""
+    groups, experts = costs.num_ranks // costs.group_size, costs.params_E.size
+    keys = source // costs.group_size * experts + expert
     return np.bincount(keys, minlength=groups * experts).reshape(groups, experts)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.planner.bounds import ReceiveBounds, group_loads, inbound_seconds, receive_bounds
+from moesim.planner.bounds import ReceiveBounds, group_loads, inbound_seconds, receive_bounds, source_pairs
 from moesim.planner.bounds_aggregate import MOST_CELLS, fewest_far
 from moesim.planner.bounds_fitted import ExpertFloor, expert_floor
 from moesim.planner.objective_tables import CostTables
@@ -77,8 +77,7 @@ def _floor(
         for experts_TK in step.experts_LTK
     )
     middle = steps[len(steps) // 2]
-    experts_TK = middle.experts_LTK[problem.num_layers // 2]
-    typical_GE = group_loads(costs, experts_TK, middle.rank_T)
+    typical_GE = group_loads(costs, *source_pairs(middle.experts_LTK[problem.num_layers // 2], middle.rank_T))
     return expert_floor(costs, weight_S, problem.slots_of_devices, typical_GE, most_tokens)
 
 
